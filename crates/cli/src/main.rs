@@ -1,0 +1,2 @@
+//! The `rewake` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Write a running process tree to a checkpoint.

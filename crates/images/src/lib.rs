@@ -1,0 +1,1 @@
+//! Read, write and explore CRIU checkpoint images.

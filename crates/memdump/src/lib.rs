@@ -1,0 +1,1 @@
+//! Memory capture of a Linux task: mappings, page choice, chunked process_vm_readv.

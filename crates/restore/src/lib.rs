@@ -1,0 +1,1 @@
+//! Wake a process tree up again from a checkpoint.

@@ -1,0 +1,1 @@
+//! A Linux task under control: seize, registers, remote system calls.

@@ -1,0 +1,52 @@
+//! `proto/` to checked-in Rust: protox compiles, prost-build writes. No protoc is needed anywhere.
+
+use std::path::{Path, PathBuf};
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use prost::Message;
+
+/// The repository's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace").to_owned()
+}
+
+/// Regenerates `crates/images/src/generated/`, or with `check` fails if it differs.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let root = root();
+    let proto = root.join("proto");
+    let target = root.join("crates/images/src/generated");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&proto)?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(|p| p.extension().is_some_and(|e| e == "proto"));
+    files.sort();
+    let all = protox::compile(&files, [&proto]).context("compiling proto/")?;
+
+    // `opts.proto` stays in the descriptor set, where reflection reads the options of fields, but
+    // its CRIU_Opts would be the same Rust name as criu_opts of the RPC protocol.
+    let mut for_rust = all.clone();
+    for_rust.file.retain(|f| !matches!(f.name(), "opts.proto" | "google/protobuf/descriptor.proto"));
+    let out = tempfile::tempdir()?;
+    prost_build::Config::new()
+        .out_dir(out.path())
+        .disable_comments(["."])
+        .bytes::<_, &str>([])
+        .compile_fds(for_rust)
+        .context("generating Rust")?;
+
+    let rust = fs::read(out.path().join("_.rs"))?;
+    let descriptors = all.encode_to_vec();
+    let wanted = [("images.rs", rust), ("images.fds", descriptors)];
+    for (name, bytes) in wanted {
+        let path = target.join(name);
+        if check {
+            if fs::read(&path).unwrap_or_default() != bytes {
+                bail!("{} is stale: run `cargo xtask codegen`", path.display());
+            }
+        } else {
+            fs::create_dir_all(&target)?;
+            fs::write(&path, bytes)?;
+        }
+    }
+    Ok(())
+}
