@@ -30,13 +30,14 @@ pub(crate) fn run(check: bool) -> Result<()> {
     prost_build::Config::new()
         .out_dir(out.path())
         .disable_comments(["."])
-        .bytes::<_, &str>([])
+        .enable_type_names()
         .compile_fds(for_rust)
         .context("generating Rust")?;
 
     let rust = fs::read(out.path().join("_.rs"))?;
     let descriptors = all.encode_to_vec();
-    let wanted = [("images.rs", rust), ("images.fds", descriptors)];
+    let shapes = shapes(&all).into_bytes();
+    let wanted = [("images.rs", rust), ("images.fds", descriptors), ("shapes.rs", shapes)];
     for (name, bytes) in wanted {
         let path = target.join(name);
         if check {
@@ -49,4 +50,39 @@ pub(crate) fn run(check: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What prost does not keep: which fields of a message are required, and which hold messages.
+fn shapes(all: &prost_types::FileDescriptorSet) -> String {
+    use prost_types::field_descriptor_proto::{Label, Type};
+    let mut messages: Vec<_> = all
+        .file
+        .iter()
+        .filter(|f| f.package().is_empty())
+        .flat_map(|f| &f.message_type)
+        .collect();
+    messages.sort_by_key(|m| m.name());
+    let index = |name: &str| messages.iter().position(|m| format!(".{}", m.name()) == name);
+    let mut text = String::from("// Written by `cargo xtask codegen`.\nstatic SHAPES: &[Shape] = &[\n");
+    for message in &messages {
+        let required: Vec<String> = message
+            .field
+            .iter()
+            .filter(|f| f.label() == Label::Required)
+            .map(|f| format!("({}, {:?})", f.number(), f.name()))
+            .collect();
+        let nested: Vec<String> = message
+            .field
+            .iter()
+            .filter(|f| f.r#type() == Type::Message)
+            .filter_map(|f| Some(format!("({}, {})", f.number(), index(f.type_name())?)))
+            .collect();
+        text += &format!(
+            "Shape {{ name: {:?}, required: &[{}], nested: &[{}] }},\n",
+            message.name(),
+            required.join(", "),
+            nested.join(", ")
+        );
+    }
+    text + "];\n"
 }

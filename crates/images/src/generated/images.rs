@@ -6,6 +6,10 @@ pub struct AaPolicy {
     #[prost(bytes = "vec", required, tag = "2")]
     pub blob: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for AaPolicy {
+const NAME: &'static str = "aa_policy";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "aa_policy".into() }fn type_url() -> ::prost::alloc::string::String { "/aa_policy".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AaNamespace {
     #[prost(string, required, tag = "1")]
@@ -15,11 +19,19 @@ pub struct AaNamespace {
     #[prost(message, repeated, tag = "3")]
     pub namespaces: ::prost::alloc::vec::Vec<AaNamespace>,
 }
+impl ::prost::Name for AaNamespace {
+const NAME: &'static str = "aa_namespace";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "aa_namespace".into() }fn type_url() -> ::prost::alloc::string::String { "/aa_namespace".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApparmorEntry {
     #[prost(message, repeated, tag = "1")]
     pub namespaces: ::prost::alloc::vec::Vec<AaNamespace>,
 }
+impl ::prost::Name for ApparmorEntry {
+const NAME: &'static str = "apparmor_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "apparmor_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/apparmor_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AutofsEntry {
     #[prost(int32, required, tag = "1")]
@@ -41,6 +53,10 @@ pub struct AutofsEntry {
     #[prost(int32, optional, tag = "9")]
     pub read_fd: ::core::option::Option<i32>,
 }
+impl ::prost::Name for AutofsEntry {
+const NAME: &'static str = "autofs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "autofs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/autofs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BinfmtMiscEntry {
     #[prost(string, required, tag = "1")]
@@ -60,6 +76,10 @@ pub struct BinfmtMiscEntry {
     #[prost(int32, optional, tag = "8")]
     pub offset: ::core::option::Option<i32>,
 }
+impl ::prost::Name for BinfmtMiscEntry {
+const NAME: &'static str = "binfmt_misc_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "binfmt_misc_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/binfmt_misc_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BpfmapDataEntry {
     #[prost(uint32, required, tag = "1")]
@@ -71,6 +91,10 @@ pub struct BpfmapDataEntry {
     #[prost(uint32, required, tag = "4")]
     pub count: u32,
 }
+impl ::prost::Name for BpfmapDataEntry {
+const NAME: &'static str = "bpfmap_data_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "bpfmap_data_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/bpfmap_data_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FownEntry {
     #[prost(uint32, required, tag = "1")]
@@ -84,6 +108,10 @@ pub struct FownEntry {
     #[prost(uint32, required, tag = "5")]
     pub pid: u32,
 }
+impl ::prost::Name for FownEntry {
+const NAME: &'static str = "fown_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fown_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fown_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BpfmapFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -119,6 +147,10 @@ pub struct BpfmapFileEntry {
     #[prost(uint64, optional, tag = "16")]
     pub map_extra: ::core::option::Option<u64>,
 }
+impl ::prost::Name for BpfmapFileEntry {
+const NAME: &'static str = "bpfmap_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "bpfmap_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/bpfmap_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CgroupPerms {
     #[prost(uint32, required, tag = "1")]
@@ -128,6 +160,10 @@ pub struct CgroupPerms {
     #[prost(uint32, required, tag = "3")]
     pub gid: u32,
 }
+impl ::prost::Name for CgroupPerms {
+const NAME: &'static str = "cgroup_perms";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cgroup_perms".into() }fn type_url() -> ::prost::alloc::string::String { "/cgroup_perms".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CgroupPropEntry {
     #[prost(string, required, tag = "1")]
@@ -137,6 +173,10 @@ pub struct CgroupPropEntry {
     #[prost(message, optional, tag = "3")]
     pub perms: ::core::option::Option<CgroupPerms>,
 }
+impl ::prost::Name for CgroupPropEntry {
+const NAME: &'static str = "cgroup_prop_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cgroup_prop_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cgroup_prop_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CgroupDirEntry {
     #[prost(string, required, tag = "1")]
@@ -148,6 +188,10 @@ pub struct CgroupDirEntry {
     #[prost(message, optional, tag = "4")]
     pub dir_perms: ::core::option::Option<CgroupPerms>,
 }
+impl ::prost::Name for CgroupDirEntry {
+const NAME: &'static str = "cgroup_dir_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cgroup_dir_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cgroup_dir_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CgControllerEntry {
     #[prost(string, repeated, tag = "1")]
@@ -157,6 +201,10 @@ pub struct CgControllerEntry {
     #[prost(bool, optional, tag = "3")]
     pub is_threaded: ::core::option::Option<bool>,
 }
+impl ::prost::Name for CgControllerEntry {
+const NAME: &'static str = "cg_controller_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cg_controller_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cg_controller_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CgMemberEntry {
     #[prost(string, required, tag = "1")]
@@ -166,6 +214,10 @@ pub struct CgMemberEntry {
     #[prost(uint32, optional, tag = "3")]
     pub cgns_prefix: ::core::option::Option<u32>,
 }
+impl ::prost::Name for CgMemberEntry {
+const NAME: &'static str = "cg_member_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cg_member_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cg_member_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CgSetEntry {
     #[prost(uint32, required, tag = "1")]
@@ -173,6 +225,10 @@ pub struct CgSetEntry {
     #[prost(message, repeated, tag = "2")]
     pub ctls: ::prost::alloc::vec::Vec<CgMemberEntry>,
 }
+impl ::prost::Name for CgSetEntry {
+const NAME: &'static str = "cg_set_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cg_set_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cg_set_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CgroupEntry {
     #[prost(message, repeated, tag = "1")]
@@ -180,6 +236,10 @@ pub struct CgroupEntry {
     #[prost(message, repeated, tag = "2")]
     pub controllers: ::prost::alloc::vec::Vec<CgControllerEntry>,
 }
+impl ::prost::Name for CgroupEntry {
+const NAME: &'static str = "cgroup_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cgroup_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cgroup_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserAarch64RegsEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -191,6 +251,10 @@ pub struct UserAarch64RegsEntry {
     #[prost(uint64, required, tag = "4")]
     pub pstate: u64,
 }
+impl ::prost::Name for UserAarch64RegsEntry {
+const NAME: &'static str = "user_aarch64_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_aarch64_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_aarch64_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserAarch64FpsimdContextEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -200,6 +264,10 @@ pub struct UserAarch64FpsimdContextEntry {
     #[prost(uint32, required, tag = "3")]
     pub fpcr: u32,
 }
+impl ::prost::Name for UserAarch64FpsimdContextEntry {
+const NAME: &'static str = "user_aarch64_fpsimd_context_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_aarch64_fpsimd_context_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_aarch64_fpsimd_context_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PacAddressKeys {
     #[prost(uint64, required, tag = "1")]
@@ -221,6 +289,10 @@ pub struct PacAddressKeys {
     #[prost(uint64, required, tag = "9")]
     pub pac_enabled_key: u64,
 }
+impl ::prost::Name for PacAddressKeys {
+const NAME: &'static str = "pac_address_keys";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pac_address_keys".into() }fn type_url() -> ::prost::alloc::string::String { "/pac_address_keys".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PacGenericKeys {
     #[prost(uint64, required, tag = "1")]
@@ -228,6 +300,10 @@ pub struct PacGenericKeys {
     #[prost(uint64, required, tag = "2")]
     pub apgakey_hi: u64,
 }
+impl ::prost::Name for PacGenericKeys {
+const NAME: &'static str = "pac_generic_keys";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pac_generic_keys".into() }fn type_url() -> ::prost::alloc::string::String { "/pac_generic_keys".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PacKeys {
     #[prost(message, optional, tag = "6")]
@@ -235,6 +311,10 @@ pub struct PacKeys {
     #[prost(message, optional, tag = "7")]
     pub pac_generic_keys: ::core::option::Option<PacGenericKeys>,
 }
+impl ::prost::Name for PacKeys {
+const NAME: &'static str = "pac_keys";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pac_keys".into() }fn type_url() -> ::prost::alloc::string::String { "/pac_keys".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoAarch64 {
     #[prost(uint64, required, tag = "1")]
@@ -248,6 +328,10 @@ pub struct ThreadInfoAarch64 {
     #[prost(message, optional, tag = "5")]
     pub pac_keys: ::core::option::Option<PacKeys>,
 }
+impl ::prost::Name for ThreadInfoAarch64 {
+const NAME: &'static str = "thread_info_aarch64";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_aarch64".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_aarch64".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserArmRegsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -287,6 +371,10 @@ pub struct UserArmRegsEntry {
     #[prost(uint32, required, tag = "18")]
     pub orig_r0: u32,
 }
+impl ::prost::Name for UserArmRegsEntry {
+const NAME: &'static str = "user_arm_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_arm_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_arm_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserArmVfpstateEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -300,6 +388,10 @@ pub struct UserArmVfpstateEntry {
     #[prost(uint32, required, tag = "5")]
     pub fpinst2: u32,
 }
+impl ::prost::Name for UserArmVfpstateEntry {
+const NAME: &'static str = "user_arm_vfpstate_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_arm_vfpstate_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_arm_vfpstate_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoArm {
     #[prost(uint64, required, tag = "1")]
@@ -311,6 +403,10 @@ pub struct ThreadInfoArm {
     #[prost(message, required, tag = "4")]
     pub fpstate: UserArmVfpstateEntry,
 }
+impl ::prost::Name for ThreadInfoArm {
+const NAME: &'static str = "thread_info_arm";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_arm".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_arm".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserLoongarch64GpregsEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -318,6 +414,10 @@ pub struct UserLoongarch64GpregsEntry {
     #[prost(uint64, required, tag = "2")]
     pub pc: u64,
 }
+impl ::prost::Name for UserLoongarch64GpregsEntry {
+const NAME: &'static str = "user_loongarch64_gpregs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_loongarch64_gpregs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_loongarch64_gpregs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserLoongarch64FpregsEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -327,6 +427,10 @@ pub struct UserLoongarch64FpregsEntry {
     #[prost(uint32, required, tag = "3")]
     pub fcsr: u32,
 }
+impl ::prost::Name for UserLoongarch64FpregsEntry {
+const NAME: &'static str = "user_loongarch64_fpregs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_loongarch64_fpregs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_loongarch64_fpregs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoLoongarch64 {
     #[prost(uint64, required, tag = "1")]
@@ -338,6 +442,10 @@ pub struct ThreadInfoLoongarch64 {
     #[prost(message, required, tag = "4")]
     pub fpregs: UserLoongarch64FpregsEntry,
 }
+impl ::prost::Name for ThreadInfoLoongarch64 {
+const NAME: &'static str = "thread_info_loongarch64";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_loongarch64".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_loongarch64".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserMipsRegsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -417,6 +525,10 @@ pub struct UserMipsRegsEntry {
     #[prost(uint64, required, tag = "38")]
     pub cp0_cause: u64,
 }
+impl ::prost::Name for UserMipsRegsEntry {
+const NAME: &'static str = "user_mips_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_mips_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_mips_regs_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserMipsFpregsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -492,6 +604,10 @@ pub struct UserMipsFpregsEntry {
     #[prost(uint32, required, tag = "36")]
     pub fpu_id: u32,
 }
+impl ::prost::Name for UserMipsFpregsEntry {
+const NAME: &'static str = "user_mips_fpregs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_mips_fpregs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_mips_fpregs_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoMips {
     #[prost(uint64, required, tag = "1")]
@@ -503,6 +619,10 @@ pub struct ThreadInfoMips {
     #[prost(message, required, tag = "4")]
     pub fpregs: UserMipsFpregsEntry,
 }
+impl ::prost::Name for ThreadInfoMips {
+const NAME: &'static str = "thread_info_mips";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_mips".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_mips".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserPpc64RegsEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -530,11 +650,19 @@ pub struct UserPpc64RegsEntry {
     #[prost(uint64, optional, tag = "12")]
     pub tfiar: ::core::option::Option<u64>,
 }
+impl ::prost::Name for UserPpc64RegsEntry {
+const NAME: &'static str = "user_ppc64_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_ppc64_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_ppc64_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserPpc64FpstateEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
     pub fpregs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserPpc64FpstateEntry {
+const NAME: &'static str = "user_ppc64_fpstate_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_ppc64_fpstate_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_ppc64_fpstate_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserPpc64VrstateEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -542,11 +670,19 @@ pub struct UserPpc64VrstateEntry {
     #[prost(uint32, required, tag = "2")]
     pub vrsave: u32,
 }
+impl ::prost::Name for UserPpc64VrstateEntry {
+const NAME: &'static str = "user_ppc64_vrstate_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_ppc64_vrstate_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_ppc64_vrstate_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserPpc64VsxstateEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
     pub vsxregs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserPpc64VsxstateEntry {
+const NAME: &'static str = "user_ppc64_vsxstate_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_ppc64_vsxstate_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_ppc64_vsxstate_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserPpc64TmRegsEntry {
     #[prost(message, required, tag = "1")]
@@ -558,6 +694,10 @@ pub struct UserPpc64TmRegsEntry {
     #[prost(message, optional, tag = "4")]
     pub vsxstate: ::core::option::Option<UserPpc64VsxstateEntry>,
 }
+impl ::prost::Name for UserPpc64TmRegsEntry {
+const NAME: &'static str = "user_ppc64_tm_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_ppc64_tm_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_ppc64_tm_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoPpc64 {
     #[prost(uint64, required, tag = "1")]
@@ -573,6 +713,10 @@ pub struct ThreadInfoPpc64 {
     #[prost(message, optional, tag = "6")]
     pub tmstate: ::core::option::Option<UserPpc64TmRegsEntry>,
 }
+impl ::prost::Name for ThreadInfoPpc64 {
+const NAME: &'static str = "thread_info_ppc64";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_ppc64".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_ppc64".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserRiscv64RegsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -640,6 +784,10 @@ pub struct UserRiscv64RegsEntry {
     #[prost(uint64, required, tag = "32")]
     pub t6: u64,
 }
+impl ::prost::Name for UserRiscv64RegsEntry {
+const NAME: &'static str = "user_riscv64_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_riscv64_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_riscv64_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserRiscv64DExtEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
@@ -647,6 +795,10 @@ pub struct UserRiscv64DExtEntry {
     #[prost(uint32, required, tag = "2")]
     pub fcsr: u32,
 }
+impl ::prost::Name for UserRiscv64DExtEntry {
+const NAME: &'static str = "user_riscv64_d_ext_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_riscv64_d_ext_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_riscv64_d_ext_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoRiscv64 {
     #[prost(uint64, required, tag = "1")]
@@ -658,6 +810,10 @@ pub struct ThreadInfoRiscv64 {
     #[prost(message, required, tag = "4")]
     pub fpsimd: UserRiscv64DExtEntry,
 }
+impl ::prost::Name for ThreadInfoRiscv64 {
+const NAME: &'static str = "thread_info_riscv64";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_riscv64".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_riscv64".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390RegsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -673,16 +829,28 @@ pub struct UserS390RegsEntry {
     #[prost(uint32, required, tag = "6")]
     pub system_call: u32,
 }
+impl ::prost::Name for UserS390RegsEntry {
+const NAME: &'static str = "user_s390_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_regs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390VxrsLowEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
     pub regs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserS390VxrsLowEntry {
+const NAME: &'static str = "user_s390_vxrs_low_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_vxrs_low_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_vxrs_low_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390VxrsHighEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
     pub regs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserS390VxrsHighEntry {
+const NAME: &'static str = "user_s390_vxrs_high_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_vxrs_high_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_vxrs_high_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390FpregsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -690,11 +858,19 @@ pub struct UserS390FpregsEntry {
     #[prost(uint64, repeated, packed = "false", tag = "2")]
     pub fprs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserS390FpregsEntry {
+const NAME: &'static str = "user_s390_fpregs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_fpregs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_fpregs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390GsCbEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1")]
     pub regs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserS390GsCbEntry {
+const NAME: &'static str = "user_s390_gs_cb_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_gs_cb_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_gs_cb_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserS390RiEntry {
     #[prost(uint32, required, tag = "1")]
@@ -702,6 +878,10 @@ pub struct UserS390RiEntry {
     #[prost(uint64, repeated, packed = "false", tag = "2")]
     pub regs: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for UserS390RiEntry {
+const NAME: &'static str = "user_s390_ri_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_s390_ri_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_s390_ri_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoS390 {
     #[prost(uint64, required, tag = "1")]
@@ -721,6 +901,10 @@ pub struct ThreadInfoS390 {
     #[prost(message, optional, tag = "8")]
     pub ri_cb: ::core::option::Option<UserS390RiEntry>,
 }
+impl ::prost::Name for ThreadInfoS390 {
+const NAME: &'static str = "thread_info_s390";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_s390".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_s390".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserX86RegsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -780,6 +964,10 @@ pub struct UserX86RegsEntry {
     #[prost(enumeration = "UserX86RegsMode", optional, tag = "28", default = "Native")]
     pub mode: ::core::option::Option<i32>,
 }
+impl ::prost::Name for UserX86RegsEntry {
+const NAME: &'static str = "user_x86_regs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_x86_regs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_x86_regs_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserX86CetEntry {
     #[prost(uint64, required, tag = "1")]
@@ -787,6 +975,10 @@ pub struct UserX86CetEntry {
     #[prost(uint64, required, tag = "2")]
     pub ssp: u64,
 }
+impl ::prost::Name for UserX86CetEntry {
+const NAME: &'static str = "user_x86_cet_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_x86_cet_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_x86_cet_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserX86XsaveEntry {
     #[prost(uint64, required, tag = "1")]
@@ -808,6 +1000,10 @@ pub struct UserX86XsaveEntry {
     #[prost(message, optional, tag = "9")]
     pub cet: ::core::option::Option<UserX86CetEntry>,
 }
+impl ::prost::Name for UserX86XsaveEntry {
+const NAME: &'static str = "user_x86_xsave_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_x86_xsave_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_x86_xsave_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserX86FpregsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -835,6 +1031,10 @@ pub struct UserX86FpregsEntry {
     #[prost(message, optional, tag = "13")]
     pub xsave: ::core::option::Option<UserX86XsaveEntry>,
 }
+impl ::prost::Name for UserX86FpregsEntry {
+const NAME: &'static str = "user_x86_fpregs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_x86_fpregs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_x86_fpregs_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserDescT {
     #[prost(uint32, required, tag = "1")]
@@ -858,6 +1058,10 @@ pub struct UserDescT {
     #[prost(bool, required, tag = "10")]
     pub usable: bool,
 }
+impl ::prost::Name for UserDescT {
+const NAME: &'static str = "user_desc_t";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_desc_t".into() }fn type_url() -> ::prost::alloc::string::String { "/user_desc_t".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ThreadInfoX86 {
     #[prost(uint64, required, tag = "1")]
@@ -869,6 +1073,10 @@ pub struct ThreadInfoX86 {
     #[prost(message, repeated, tag = "4")]
     pub tls: ::prost::alloc::vec::Vec<UserDescT>,
 }
+impl ::prost::Name for ThreadInfoX86 {
+const NAME: &'static str = "thread_info_x86";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_info_x86".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_info_x86".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum UserX86RegsMode {
@@ -936,6 +1144,10 @@ pub struct CredsEntry {
     #[prost(uint32, repeated, packed = "false", tag = "19")]
     pub cap_amb: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for CredsEntry {
+const NAME: &'static str = "creds_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "creds_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/creds_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RlimitEntry {
     #[prost(uint64, required, tag = "1")]
@@ -943,6 +1155,10 @@ pub struct RlimitEntry {
     #[prost(uint64, required, tag = "2")]
     pub max: u64,
 }
+impl ::prost::Name for RlimitEntry {
+const NAME: &'static str = "rlimit_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "rlimit_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/rlimit_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RseqEntry {
     #[prost(uint64, required, tag = "1")]
@@ -954,6 +1170,10 @@ pub struct RseqEntry {
     #[prost(uint64, optional, tag = "4")]
     pub rseq_cs_pointer: ::core::option::Option<u64>,
 }
+impl ::prost::Name for RseqEntry {
+const NAME: &'static str = "rseq_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "rseq_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/rseq_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SaEntry {
     #[prost(uint64, required, tag = "1")]
@@ -969,16 +1189,28 @@ pub struct SaEntry {
     #[prost(uint64, optional, tag = "6")]
     pub mask_extended: ::core::option::Option<u64>,
 }
+impl ::prost::Name for SaEntry {
+const NAME: &'static str = "sa_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sa_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sa_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SiginfoEntry {
     #[prost(bytes = "vec", required, tag = "1")]
     pub siginfo: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for SiginfoEntry {
+const NAME: &'static str = "siginfo_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "siginfo_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/siginfo_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SignalQueueEntry {
     #[prost(message, repeated, tag = "1")]
     pub signals: ::prost::alloc::vec::Vec<SiginfoEntry>,
 }
+impl ::prost::Name for SignalQueueEntry {
+const NAME: &'static str = "signal_queue_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "signal_queue_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/signal_queue_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ItimerEntry {
     #[prost(uint64, required, tag = "1")]
@@ -990,6 +1222,10 @@ pub struct ItimerEntry {
     #[prost(uint64, required, tag = "4")]
     pub vusec: u64,
 }
+impl ::prost::Name for ItimerEntry {
+const NAME: &'static str = "itimer_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "itimer_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/itimer_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PosixTimerEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1015,6 +1251,10 @@ pub struct PosixTimerEntry {
     #[prost(int32, optional, tag = "11")]
     pub notify_thread_id: ::core::option::Option<i32>,
 }
+impl ::prost::Name for PosixTimerEntry {
+const NAME: &'static str = "posix_timer_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "posix_timer_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/posix_timer_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskTimersEntry {
     #[prost(message, required, tag = "1")]
@@ -1026,6 +1266,10 @@ pub struct TaskTimersEntry {
     #[prost(message, repeated, tag = "4")]
     pub posix: ::prost::alloc::vec::Vec<PosixTimerEntry>,
 }
+impl ::prost::Name for TaskTimersEntry {
+const NAME: &'static str = "task_timers_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "task_timers_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/task_timers_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskCoreEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1067,6 +1311,10 @@ pub struct TaskCoreEntry {
     #[prost(uint32, optional, tag = "22")]
     pub membarrier_registration_mask: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TaskCoreEntry {
+const NAME: &'static str = "task_core_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "task_core_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/task_core_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskKobjIdsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1094,6 +1342,10 @@ pub struct TaskKobjIdsEntry {
     #[prost(uint32, optional, tag = "12")]
     pub time_ns_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TaskKobjIdsEntry {
+const NAME: &'static str = "task_kobj_ids_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "task_kobj_ids_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/task_kobj_ids_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadSasEntry {
     #[prost(uint64, required, tag = "1")]
@@ -1103,6 +1355,10 @@ pub struct ThreadSasEntry {
     #[prost(uint32, required, tag = "3")]
     pub ss_flags: u32,
 }
+impl ::prost::Name for ThreadSasEntry {
+const NAME: &'static str = "thread_sas_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_sas_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_sas_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ThreadCoreEntry {
     #[prost(uint64, required, tag = "1")]
@@ -1138,11 +1394,19 @@ pub struct ThreadCoreEntry {
     #[prost(uint32, optional, tag = "16")]
     pub cg_set: ::core::option::Option<u32>,
 }
+impl ::prost::Name for ThreadCoreEntry {
+const NAME: &'static str = "thread_core_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "thread_core_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/thread_core_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskRlimitsEntry {
     #[prost(message, repeated, tag = "1")]
     pub rlimits: ::prost::alloc::vec::Vec<RlimitEntry>,
 }
+impl ::prost::Name for TaskRlimitsEntry {
+const NAME: &'static str = "task_rlimits_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "task_rlimits_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/task_rlimits_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoreEntry {
     #[prost(enumeration = "core_entry::March", required, tag = "1")]
@@ -1220,6 +1484,10 @@ pub mod core_entry {
         }
     }
 }
+impl ::prost::Name for CoreEntry {
+const NAME: &'static str = "core_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "core_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/core_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SeccompMode {
@@ -1304,6 +1572,10 @@ pub mod cpuinfo_x86_entry {
         }
     }
 }
+impl ::prost::Name for CpuinfoX86Entry {
+const NAME: &'static str = "cpuinfo_x86_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cpuinfo_x86_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cpuinfo_x86_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CpuinfoPpc64Entry {
     #[prost(enumeration = "cpuinfo_ppc64_entry::Endianness", required, tag = "1")]
@@ -1340,11 +1612,19 @@ pub mod cpuinfo_ppc64_entry {
         }
     }
 }
+impl ::prost::Name for CpuinfoPpc64Entry {
+const NAME: &'static str = "cpuinfo_ppc64_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cpuinfo_ppc64_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cpuinfo_ppc64_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CpuinfoS390Entry {
     #[prost(uint64, repeated, packed = "false", tag = "2")]
     pub hwcap: ::prost::alloc::vec::Vec<u64>,
 }
+impl ::prost::Name for CpuinfoS390Entry {
+const NAME: &'static str = "cpuinfo_s390_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cpuinfo_s390_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cpuinfo_s390_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CpuinfoEntry {
     #[prost(message, repeated, tag = "1")]
@@ -1354,6 +1634,10 @@ pub struct CpuinfoEntry {
     #[prost(message, repeated, tag = "3")]
     pub s390_entry: ::prost::alloc::vec::Vec<CpuinfoS390Entry>,
 }
+impl ::prost::Name for CpuinfoEntry {
+const NAME: &'static str = "cpuinfo_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cpuinfo_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/cpuinfo_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventfdFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1365,6 +1649,10 @@ pub struct EventfdFileEntry {
     #[prost(uint64, required, tag = "4")]
     pub counter: u64,
 }
+impl ::prost::Name for EventfdFileEntry {
+const NAME: &'static str = "eventfd_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "eventfd_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/eventfd_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventpollTfdEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1382,6 +1670,10 @@ pub struct EventpollTfdEntry {
     #[prost(uint64, optional, tag = "7")]
     pub pos: ::core::option::Option<u64>,
 }
+impl ::prost::Name for EventpollTfdEntry {
+const NAME: &'static str = "eventpoll_tfd_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "eventpoll_tfd_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/eventpoll_tfd_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EventpollFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1393,6 +1685,10 @@ pub struct EventpollFileEntry {
     #[prost(message, repeated, tag = "4")]
     pub tfd: ::prost::alloc::vec::Vec<EventpollTfdEntry>,
 }
+impl ::prost::Name for EventpollFileEntry {
+const NAME: &'static str = "eventpoll_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "eventpoll_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/eventpoll_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExtFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1400,6 +1696,10 @@ pub struct ExtFileEntry {
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
 }
+impl ::prost::Name for ExtFileEntry {
+const NAME: &'static str = "ext_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ext_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ext_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FifoEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1409,6 +1709,10 @@ pub struct FifoEntry {
     #[prost(uint32, optional, tag = "3")]
     pub regf_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for FifoEntry {
+const NAME: &'static str = "fifo_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fifo_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fifo_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FhEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1422,6 +1726,10 @@ pub struct FhEntry {
     #[prost(uint32, optional, tag = "5")]
     pub mnt_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for FhEntry {
+const NAME: &'static str = "fh_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fh_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fh_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IrmapCacheEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1431,6 +1739,10 @@ pub struct IrmapCacheEntry {
     #[prost(string, required, tag = "3")]
     pub path: ::prost::alloc::string::String,
 }
+impl ::prost::Name for IrmapCacheEntry {
+const NAME: &'static str = "irmap_cache_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "irmap_cache_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/irmap_cache_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum FhEntrySizes {
@@ -1471,6 +1783,10 @@ pub struct InotifyWdEntry {
     #[prost(message, required, tag = "7")]
     pub f_handle: FhEntry,
 }
+impl ::prost::Name for InotifyWdEntry {
+const NAME: &'static str = "inotify_wd_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "inotify_wd_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/inotify_wd_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InotifyFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1482,6 +1798,10 @@ pub struct InotifyFileEntry {
     #[prost(message, repeated, tag = "5")]
     pub wd: ::prost::alloc::vec::Vec<InotifyWdEntry>,
 }
+impl ::prost::Name for InotifyFileEntry {
+const NAME: &'static str = "inotify_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "inotify_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/inotify_file_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FanotifyInodeMarkEntry {
     #[prost(uint64, required, tag = "1")]
@@ -1489,6 +1809,10 @@ pub struct FanotifyInodeMarkEntry {
     #[prost(message, required, tag = "2")]
     pub f_handle: FhEntry,
 }
+impl ::prost::Name for FanotifyInodeMarkEntry {
+const NAME: &'static str = "fanotify_inode_mark_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fanotify_inode_mark_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fanotify_inode_mark_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FanotifyMountMarkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1496,6 +1820,10 @@ pub struct FanotifyMountMarkEntry {
     #[prost(string, optional, tag = "2")]
     pub path: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for FanotifyMountMarkEntry {
+const NAME: &'static str = "fanotify_mount_mark_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fanotify_mount_mark_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fanotify_mount_mark_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FanotifyMarkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1515,6 +1843,10 @@ pub struct FanotifyMarkEntry {
     #[prost(message, optional, tag = "8")]
     pub me: ::core::option::Option<FanotifyMountMarkEntry>,
 }
+impl ::prost::Name for FanotifyMarkEntry {
+const NAME: &'static str = "fanotify_mark_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fanotify_mark_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fanotify_mark_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FanotifyFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1530,6 +1862,10 @@ pub struct FanotifyFileEntry {
     #[prost(message, repeated, tag = "6")]
     pub mark: ::prost::alloc::vec::Vec<FanotifyMarkEntry>,
 }
+impl ::prost::Name for FanotifyFileEntry {
+const NAME: &'static str = "fanotify_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fanotify_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fanotify_file_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MarkType {
@@ -1569,6 +1905,10 @@ pub struct MemfdFileEntry {
     #[prost(uint32, required, tag = "5")]
     pub inode_id: u32,
 }
+impl ::prost::Name for MemfdFileEntry {
+const NAME: &'static str = "memfd_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "memfd_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/memfd_file_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemfdInodeEntry {
     #[prost(string, required, tag = "1")]
@@ -1590,6 +1930,10 @@ pub struct MemfdInodeEntry {
     #[prost(uint32, optional, tag = "9")]
     pub mode: ::core::option::Option<u32>,
 }
+impl ::prost::Name for MemfdInodeEntry {
+const NAME: &'static str = "memfd_inode_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "memfd_inode_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/memfd_inode_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NsFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1601,6 +1945,10 @@ pub struct NsFileEntry {
     #[prost(uint32, required, tag = "4")]
     pub flags: u32,
 }
+impl ::prost::Name for NsFileEntry {
+const NAME: &'static str = "ns_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ns_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ns_file_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SkOptsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1654,6 +2002,10 @@ pub struct SkOptsEntry {
     #[prost(uint32, optional, tag = "25")]
     pub so_buf_lock: ::core::option::Option<u32>,
 }
+impl ::prost::Name for SkOptsEntry {
+const NAME: &'static str = "sk_opts_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sk_opts_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sk_opts_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SkShutdown {
@@ -1695,6 +2047,10 @@ pub struct PacketMclist {
     #[prost(bytes = "vec", required, tag = "3")]
     pub addr: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for PacketMclist {
+const NAME: &'static str = "packet_mclist";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "packet_mclist".into() }fn type_url() -> ::prost::alloc::string::String { "/packet_mclist".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PacketRing {
     #[prost(uint32, required, tag = "1")]
@@ -1712,6 +2068,10 @@ pub struct PacketRing {
     #[prost(uint32, required, tag = "7")]
     pub features: u32,
 }
+impl ::prost::Name for PacketRing {
+const NAME: &'static str = "packet_ring";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "packet_ring".into() }fn type_url() -> ::prost::alloc::string::String { "/packet_ring".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PacketSockEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1755,6 +2115,10 @@ pub struct PacketSockEntry {
     #[prost(uint32, optional, tag = "20")]
     pub ns_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for PacketSockEntry {
+const NAME: &'static str = "packet_sock_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "packet_sock_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/packet_sock_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PidfdEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1768,6 +2132,10 @@ pub struct PidfdEntry {
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
 }
+impl ::prost::Name for PidfdEntry {
+const NAME: &'static str = "pidfd_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pidfd_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pidfd_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PipeEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1779,6 +2147,10 @@ pub struct PipeEntry {
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
 }
+impl ::prost::Name for PipeEntry {
+const NAME: &'static str = "pipe_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pipe_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pipe_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1808,6 +2180,10 @@ pub struct RegFileEntry {
     #[prost(uint32, optional, tag = "14")]
     pub checksum_parameter: ::core::option::Option<u32>,
 }
+impl ::prost::Name for RegFileEntry {
+const NAME: &'static str = "reg_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "reg_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/reg_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalfdEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1819,6 +2195,10 @@ pub struct SignalfdEntry {
     #[prost(uint64, required, tag = "4")]
     pub sigmask: u64,
 }
+impl ::prost::Name for SignalfdEntry {
+const NAME: &'static str = "signalfd_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "signalfd_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/signalfd_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TcpOptsEntry {
     #[prost(bool, optional, tag = "1")]
@@ -1832,6 +2212,10 @@ pub struct TcpOptsEntry {
     #[prost(uint32, optional, tag = "5")]
     pub keepintvl: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TcpOptsEntry {
+const NAME: &'static str = "tcp_opts_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tcp_opts_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tcp_opts_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TcpStreamEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1869,6 +2253,10 @@ pub struct TcpStreamEntry {
     #[prost(uint32, optional, tag = "17")]
     pub rcv_wup: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TcpStreamEntry {
+const NAME: &'static str = "tcp_stream_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tcp_stream_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tcp_stream_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpOptsRawEntry {
     #[prost(bool, optional, tag = "1")]
@@ -1880,6 +2268,10 @@ pub struct IpOptsRawEntry {
     #[prost(uint32, repeated, packed = "false", tag = "4")]
     pub icmpv_filter: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for IpOptsRawEntry {
+const NAME: &'static str = "ip_opts_raw_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ip_opts_raw_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ip_opts_raw_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpOptsEntry {
     #[prost(bool, optional, tag = "1")]
@@ -1893,6 +2285,10 @@ pub struct IpOptsEntry {
     #[prost(uint32, optional, tag = "7")]
     pub ttl: ::core::option::Option<u32>,
 }
+impl ::prost::Name for IpOptsEntry {
+const NAME: &'static str = "ip_opts_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ip_opts_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ip_opts_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InetSkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1936,6 +2332,10 @@ pub struct InetSkEntry {
     #[prost(message, optional, tag = "20")]
     pub tcp_opts: ::core::option::Option<TcpOptsEntry>,
 }
+impl ::prost::Name for InetSkEntry {
+const NAME: &'static str = "inet_sk_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "inet_sk_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/inet_sk_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetlinkSkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1963,6 +2363,10 @@ pub struct NetlinkSkEntry {
     #[prost(uint32, optional, tag = "13")]
     pub ns_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for NetlinkSkEntry {
+const NAME: &'static str = "netlink_sk_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "netlink_sk_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/netlink_sk_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FilePermsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -1972,6 +2376,10 @@ pub struct FilePermsEntry {
     #[prost(uint32, required, tag = "3")]
     pub gid: u32,
 }
+impl ::prost::Name for FilePermsEntry {
+const NAME: &'static str = "file_perms_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "file_perms_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/file_perms_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnixSkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2009,6 +2417,10 @@ pub struct UnixSkEntry {
     #[prost(sint32, optional, tag = "17", default = "-1")]
     pub mnt_id: ::core::option::Option<i32>,
 }
+impl ::prost::Name for UnixSkEntry {
+const NAME: &'static str = "unix_sk_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "unix_sk_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/unix_sk_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TimerfdEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2032,6 +2444,10 @@ pub struct TimerfdEntry {
     #[prost(uint64, required, tag = "10")]
     pub insec: u64,
 }
+impl ::prost::Name for TimerfdEntry {
+const NAME: &'static str = "timerfd_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "timerfd_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/timerfd_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WinsizeEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2043,6 +2459,10 @@ pub struct WinsizeEntry {
     #[prost(uint32, required, tag = "4")]
     pub ws_ypixel: u32,
 }
+impl ::prost::Name for WinsizeEntry {
+const NAME: &'static str = "winsize_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "winsize_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/winsize_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TermiosEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2062,11 +2482,19 @@ pub struct TermiosEntry {
     #[prost(uint32, repeated, packed = "false", tag = "8")]
     pub c_cc: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for TermiosEntry {
+const NAME: &'static str = "termios_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "termios_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/termios_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TtyPtyEntry {
     #[prost(uint32, required, tag = "1")]
     pub index: u32,
 }
+impl ::prost::Name for TtyPtyEntry {
+const NAME: &'static str = "tty_pty_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tty_pty_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tty_pty_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TtyDataEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2074,6 +2502,10 @@ pub struct TtyDataEntry {
     #[prost(bytes = "vec", required, tag = "2")]
     pub data: ::prost::alloc::vec::Vec<u8>,
 }
+impl ::prost::Name for TtyDataEntry {
+const NAME: &'static str = "tty_data_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tty_data_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tty_data_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TtyInfoEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2107,6 +2539,10 @@ pub struct TtyInfoEntry {
     #[prost(uint32, optional, tag = "15")]
     pub gid: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TtyInfoEntry {
+const NAME: &'static str = "tty_info_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tty_info_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tty_info_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TtyFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2120,6 +2556,10 @@ pub struct TtyFileEntry {
     #[prost(uint32, optional, tag = "6")]
     pub regf_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TtyFileEntry {
+const NAME: &'static str = "tty_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tty_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tty_file_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum TtyType {
@@ -2172,6 +2612,10 @@ pub struct TunfileEntry {
     #[prost(uint32, optional, tag = "4")]
     pub ns_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for TunfileEntry {
+const NAME: &'static str = "tunfile_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tunfile_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tunfile_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TunLinkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2185,6 +2629,10 @@ pub struct TunLinkEntry {
     #[prost(uint32, required, tag = "5")]
     pub sndbuf: u32,
 }
+impl ::prost::Name for TunLinkEntry {
+const NAME: &'static str = "tun_link_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "tun_link_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/tun_link_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FdinfoEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2198,6 +2646,10 @@ pub struct FdinfoEntry {
     #[prost(string, optional, tag = "5")]
     pub xattr_security_selinux: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for FdinfoEntry {
+const NAME: &'static str = "fdinfo_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fdinfo_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fdinfo_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FileEntry {
     #[prost(enumeration = "FdTypes", required, tag = "1")]
@@ -2245,6 +2697,10 @@ pub struct FileEntry {
     #[prost(message, optional, tag = "22")]
     pub pidfd: ::core::option::Option<PidfdEntry>,
 }
+impl ::prost::Name for FileEntry {
+const NAME: &'static str = "file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/file_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum FdTypes {
@@ -2349,6 +2805,10 @@ pub struct FileLockEntry {
     #[prost(int64, required, tag = "6")]
     pub len: i64,
 }
+impl ::prost::Name for FileLockEntry {
+const NAME: &'static str = "file_lock_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "file_lock_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/file_lock_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2358,6 +2818,10 @@ pub struct FsEntry {
     #[prost(uint32, optional, tag = "3")]
     pub umask: ::core::option::Option<u32>,
 }
+impl ::prost::Name for FsEntry {
+const NAME: &'static str = "fs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "fs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/fs_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Timeval {
     #[prost(uint64, required, tag = "1")]
@@ -2365,6 +2829,10 @@ pub struct Timeval {
     #[prost(uint64, required, tag = "2")]
     pub tv_usec: u64,
 }
+impl ::prost::Name for Timeval {
+const NAME: &'static str = "timeval";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "timeval".into() }fn type_url() -> ::prost::alloc::string::String { "/timeval".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GhostFileEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2390,6 +2858,10 @@ pub struct GhostFileEntry {
     #[prost(string, optional, tag = "11")]
     pub symlnk_target: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for GhostFileEntry {
+const NAME: &'static str = "ghost_file_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ghost_file_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ghost_file_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GhostChunkEntry {
     #[prost(uint64, required, tag = "1")]
@@ -2397,21 +2869,37 @@ pub struct GhostChunkEntry {
     #[prost(uint64, required, tag = "2")]
     pub off: u64,
 }
+impl ::prost::Name for GhostChunkEntry {
+const NAME: &'static str = "ghost_chunk_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ghost_chunk_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ghost_chunk_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImgStreamerRequestEntry {
     #[prost(string, required, tag = "1")]
     pub filename: ::prost::alloc::string::String,
 }
+impl ::prost::Name for ImgStreamerRequestEntry {
+const NAME: &'static str = "img_streamer_request_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "img_streamer_request_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/img_streamer_request_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImgStreamerReplyEntry {
     #[prost(bool, required, tag = "1")]
     pub exists: bool,
 }
+impl ::prost::Name for ImgStreamerReplyEntry {
+const NAME: &'static str = "img_streamer_reply_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "img_streamer_reply_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/img_streamer_reply_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PluginsEntry {
     #[prost(string, repeated, tag = "12")]
     pub plugins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+impl ::prost::Name for PluginsEntry {
+const NAME: &'static str = "plugins_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "plugins_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/plugins_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InventoryEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2441,6 +2929,10 @@ pub struct InventoryEntry {
     #[prost(bool, optional, tag = "14")]
     pub allow_uprobes: ::core::option::Option<bool>,
 }
+impl ::prost::Name for InventoryEntry {
+const NAME: &'static str = "inventory_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "inventory_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/inventory_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Lsmtype {
@@ -2487,6 +2979,10 @@ pub struct IpcDescEntry {
     #[prost(uint32, required, tag = "7")]
     pub id: u32,
 }
+impl ::prost::Name for IpcDescEntry {
+const NAME: &'static str = "ipc_desc_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_desc_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_desc_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcMsg {
     #[prost(uint64, required, tag = "1")]
@@ -2494,6 +2990,10 @@ pub struct IpcMsg {
     #[prost(uint32, required, tag = "2")]
     pub msize: u32,
 }
+impl ::prost::Name for IpcMsg {
+const NAME: &'static str = "ipc_msg";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_msg".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_msg".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcMsgEntry {
     #[prost(message, required, tag = "1")]
@@ -2503,6 +3003,10 @@ pub struct IpcMsgEntry {
     #[prost(uint32, required, tag = "3")]
     pub qnum: u32,
 }
+impl ::prost::Name for IpcMsgEntry {
+const NAME: &'static str = "ipc_msg_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_msg_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_msg_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcSemEntry {
     #[prost(message, required, tag = "1")]
@@ -2510,6 +3014,10 @@ pub struct IpcSemEntry {
     #[prost(uint32, required, tag = "2")]
     pub nsems: u32,
 }
+impl ::prost::Name for IpcSemEntry {
+const NAME: &'static str = "ipc_sem_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_sem_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_sem_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcShmEntry {
     #[prost(message, required, tag = "1")]
@@ -2521,6 +3029,10 @@ pub struct IpcShmEntry {
     #[prost(uint32, optional, tag = "4")]
     pub hugetlb_flag: ::core::option::Option<u32>,
 }
+impl ::prost::Name for IpcShmEntry {
+const NAME: &'static str = "ipc_shm_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_shm_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_shm_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcVarEntry {
     #[prost(uint32, repeated, packed = "false", tag = "1")]
@@ -2558,6 +3070,10 @@ pub struct IpcVarEntry {
     #[prost(uint32, optional, tag = "17")]
     pub shm_next_id: ::core::option::Option<u32>,
 }
+impl ::prost::Name for IpcVarEntry {
+const NAME: &'static str = "ipc_var_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ipc_var_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/ipc_var_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MacvlanLinkEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2565,6 +3081,10 @@ pub struct MacvlanLinkEntry {
     #[prost(uint32, optional, tag = "2")]
     pub flags: ::core::option::Option<u32>,
 }
+impl ::prost::Name for MacvlanLinkEntry {
+const NAME: &'static str = "macvlan_link_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "macvlan_link_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/macvlan_link_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VmaEntry {
     #[prost(uint64, required, tag = "1")]
@@ -2588,6 +3108,10 @@ pub struct VmaEntry {
     #[prost(uint32, optional, tag = "10")]
     pub fdflags: ::core::option::Option<u32>,
 }
+impl ::prost::Name for VmaEntry {
+const NAME: &'static str = "vma_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "vma_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/vma_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AioRingEntry {
     #[prost(uint64, required, tag = "1")]
@@ -2597,6 +3121,10 @@ pub struct AioRingEntry {
     #[prost(uint32, required, tag = "3")]
     pub ring_len: u32,
 }
+impl ::prost::Name for AioRingEntry {
+const NAME: &'static str = "aio_ring_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "aio_ring_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/aio_ring_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MmEntry {
     #[prost(uint64, required, tag = "1")]
@@ -2634,6 +3162,10 @@ pub struct MmEntry {
     #[prost(bool, optional, tag = "17")]
     pub thp_disabled: ::core::option::Option<bool>,
 }
+impl ::prost::Name for MmEntry {
+const NAME: &'static str = "mm_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "mm_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/mm_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MntEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2673,6 +3205,10 @@ pub struct MntEntry {
     #[prost(string, optional, tag = "18")]
     pub ext_key: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for MntEntry {
+const NAME: &'static str = "mnt_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "mnt_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/mnt_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Fstype {
@@ -2791,6 +3327,10 @@ pub struct SitEntry {
     #[prost(uint32, repeated, packed = "false", tag = "16")]
     pub relay_prefix: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for SitEntry {
+const NAME: &'static str = "sit_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sit_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sit_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SysctlEntry {
     #[prost(enumeration = "SysctlType", required, tag = "1")]
@@ -2800,6 +3340,10 @@ pub struct SysctlEntry {
     #[prost(string, optional, tag = "3")]
     pub sarg: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for SysctlEntry {
+const NAME: &'static str = "sysctl_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sysctl_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sysctl_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SysctlType {
@@ -2859,6 +3403,10 @@ pub struct NetDeviceEntry {
     #[prost(message, optional, tag = "15")]
     pub sit: ::core::option::Option<SitEntry>,
 }
+impl ::prost::Name for NetDeviceEntry {
+const NAME: &'static str = "net_device_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "net_device_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/net_device_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetnsId {
     #[prost(uint32, required, tag = "1")]
@@ -2866,6 +3414,10 @@ pub struct NetnsId {
     #[prost(int32, required, tag = "2")]
     pub netnsid_value: i32,
 }
+impl ::prost::Name for NetnsId {
+const NAME: &'static str = "netns_id";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "netns_id".into() }fn type_url() -> ::prost::alloc::string::String { "/netns_id".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetnsEntry {
     #[prost(int32, repeated, packed = "false", tag = "1")]
@@ -2889,6 +3441,10 @@ pub struct NetnsEntry {
     #[prost(message, repeated, tag = "10")]
     pub ipv4_sysctl: ::prost::alloc::vec::Vec<SysctlEntry>,
 }
+impl ::prost::Name for NetnsEntry {
+const NAME: &'static str = "netns_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "netns_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/netns_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum NdType {
@@ -2938,6 +3494,10 @@ pub struct PagemapHead {
     #[prost(uint32, required, tag = "1")]
     pub pages_id: u32,
 }
+impl ::prost::Name for PagemapHead {
+const NAME: &'static str = "pagemap_head";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pagemap_head".into() }fn type_url() -> ::prost::alloc::string::String { "/pagemap_head".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PagemapEntry {
     #[prost(uint64, required, tag = "1")]
@@ -2951,11 +3511,19 @@ pub struct PagemapEntry {
     #[prost(uint64, optional, tag = "5")]
     pub nr_pages: ::core::option::Option<u64>,
 }
+impl ::prost::Name for PagemapEntry {
+const NAME: &'static str = "pagemap_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pagemap_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pagemap_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PidnsEntry {
     #[prost(string, optional, tag = "1")]
     pub ext_key: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for PidnsEntry {
+const NAME: &'static str = "pidns_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pidns_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pidns_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PipeDataEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2965,6 +3533,10 @@ pub struct PipeDataEntry {
     #[prost(uint32, optional, tag = "3")]
     pub size: ::core::option::Option<u32>,
 }
+impl ::prost::Name for PipeDataEntry {
+const NAME: &'static str = "pipe_data_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pipe_data_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pipe_data_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PstreeEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2978,6 +3550,10 @@ pub struct PstreeEntry {
     #[prost(uint32, repeated, packed = "false", tag = "5")]
     pub threads: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for PstreeEntry {
+const NAME: &'static str = "pstree_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "pstree_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/pstree_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemapFilePathEntry {
     #[prost(uint32, required, tag = "1")]
@@ -2987,6 +3563,10 @@ pub struct RemapFilePathEntry {
     #[prost(enumeration = "RemapType", optional, tag = "3")]
     pub remap_type: ::core::option::Option<i32>,
 }
+impl ::prost::Name for RemapFilePathEntry {
+const NAME: &'static str = "remap_file_path_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "remap_file_path_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/remap_file_path_entry".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RemapType {
@@ -3027,6 +3607,10 @@ pub struct CriuPageServerInfo {
     #[prost(int32, optional, tag = "4")]
     pub fd: ::core::option::Option<i32>,
 }
+impl ::prost::Name for CriuPageServerInfo {
+const NAME: &'static str = "criu_page_server_info";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_page_server_info".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_page_server_info".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuVethPair {
     #[prost(string, required, tag = "1")]
@@ -3034,6 +3618,10 @@ pub struct CriuVethPair {
     #[prost(string, required, tag = "2")]
     pub if_out: ::prost::alloc::string::String,
 }
+impl ::prost::Name for CriuVethPair {
+const NAME: &'static str = "criu_veth_pair";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_veth_pair".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_veth_pair".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExtMountMap {
     #[prost(string, required, tag = "1")]
@@ -3041,6 +3629,10 @@ pub struct ExtMountMap {
     #[prost(string, required, tag = "2")]
     pub val: ::prost::alloc::string::String,
 }
+impl ::prost::Name for ExtMountMap {
+const NAME: &'static str = "ext_mount_map";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "ext_mount_map".into() }fn type_url() -> ::prost::alloc::string::String { "/ext_mount_map".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinNamespace {
     #[prost(string, required, tag = "1")]
@@ -3050,6 +3642,10 @@ pub struct JoinNamespace {
     #[prost(string, optional, tag = "3")]
     pub extra_opt: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for JoinNamespace {
+const NAME: &'static str = "join_namespace";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "join_namespace".into() }fn type_url() -> ::prost::alloc::string::String { "/join_namespace".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InheritFd {
     #[prost(string, required, tag = "1")]
@@ -3057,6 +3653,10 @@ pub struct InheritFd {
     #[prost(int32, required, tag = "2")]
     pub fd: i32,
 }
+impl ::prost::Name for InheritFd {
+const NAME: &'static str = "inherit_fd";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "inherit_fd".into() }fn type_url() -> ::prost::alloc::string::String { "/inherit_fd".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CgroupRoot {
     #[prost(string, optional, tag = "1")]
@@ -3064,11 +3664,19 @@ pub struct CgroupRoot {
     #[prost(string, required, tag = "2")]
     pub path: ::prost::alloc::string::String,
 }
+impl ::prost::Name for CgroupRoot {
+const NAME: &'static str = "cgroup_root";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "cgroup_root".into() }fn type_url() -> ::prost::alloc::string::String { "/cgroup_root".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnixSk {
     #[prost(uint32, required, tag = "1")]
     pub inode: u32,
 }
+impl ::prost::Name for UnixSk {
+const NAME: &'static str = "unix_sk";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "unix_sk".into() }fn type_url() -> ::prost::alloc::string::String { "/unix_sk".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CriuOpts {
     #[prost(int32, required, tag = "1", default = "-1")]
@@ -3214,16 +3822,28 @@ pub struct CriuOpts {
     #[prost(enumeration = "CriuImageIoMode", optional, tag = "72", default = "ImageIoWriteback")]
     pub image_io_mode: ::core::option::Option<i32>,
 }
+impl ::prost::Name for CriuOpts {
+const NAME: &'static str = "criu_opts";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_opts".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_opts".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuDumpResp {
     #[prost(bool, optional, tag = "1")]
     pub restored: ::core::option::Option<bool>,
 }
+impl ::prost::Name for CriuDumpResp {
+const NAME: &'static str = "criu_dump_resp";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_dump_resp".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_dump_resp".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuRestoreResp {
     #[prost(int32, required, tag = "1")]
     pub pid: i32,
 }
+impl ::prost::Name for CriuRestoreResp {
+const NAME: &'static str = "criu_restore_resp";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_restore_resp".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_restore_resp".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuNotify {
     #[prost(string, optional, tag = "1")]
@@ -3231,6 +3851,10 @@ pub struct CriuNotify {
     #[prost(int32, optional, tag = "2")]
     pub pid: ::core::option::Option<i32>,
 }
+impl ::prost::Name for CriuNotify {
+const NAME: &'static str = "criu_notify";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_notify".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_notify".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuFeatures {
     #[prost(bool, optional, tag = "1")]
@@ -3240,6 +3864,10 @@ pub struct CriuFeatures {
     #[prost(bool, optional, tag = "3")]
     pub pidfd_store: ::core::option::Option<bool>,
 }
+impl ::prost::Name for CriuFeatures {
+const NAME: &'static str = "criu_features";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_features".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_features".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CriuReq {
     #[prost(enumeration = "CriuReqType", required, tag = "1")]
@@ -3255,6 +3883,10 @@ pub struct CriuReq {
     #[prost(uint32, optional, tag = "6")]
     pub pid: ::core::option::Option<u32>,
 }
+impl ::prost::Name for CriuReq {
+const NAME: &'static str = "criu_req";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_req".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_req".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuResp {
     #[prost(enumeration = "CriuReqType", required, tag = "1")]
@@ -3280,6 +3912,10 @@ pub struct CriuResp {
     #[prost(int32, optional, tag = "11")]
     pub status: ::core::option::Option<i32>,
 }
+impl ::prost::Name for CriuResp {
+const NAME: &'static str = "criu_resp";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_resp".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_resp".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuVersion {
     #[prost(int32, required, tag = "1")]
@@ -3295,6 +3931,10 @@ pub struct CriuVersion {
     #[prost(string, optional, tag = "6")]
     pub name: ::core::option::Option<::prost::alloc::string::String>,
 }
+impl ::prost::Name for CriuVersion {
+const NAME: &'static str = "criu_version";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "criu_version".into() }fn type_url() -> ::prost::alloc::string::String { "/criu_version".into() }}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum CriuCgMode {
@@ -3488,11 +4128,19 @@ pub struct SeccompFilter {
     #[prost(uint32, optional, tag = "3")]
     pub flags: ::core::option::Option<u32>,
 }
+impl ::prost::Name for SeccompFilter {
+const NAME: &'static str = "seccomp_filter";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "seccomp_filter".into() }fn type_url() -> ::prost::alloc::string::String { "/seccomp_filter".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SeccompEntry {
     #[prost(message, repeated, tag = "1")]
     pub seccomp_filters: ::prost::alloc::vec::Vec<SeccompFilter>,
 }
+impl ::prost::Name for SeccompEntry {
+const NAME: &'static str = "seccomp_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "seccomp_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/seccomp_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScmEntry {
     #[prost(uint32, required, tag = "1")]
@@ -3500,6 +4148,10 @@ pub struct ScmEntry {
     #[prost(uint32, repeated, packed = "false", tag = "2")]
     pub rights: ::prost::alloc::vec::Vec<u32>,
 }
+impl ::prost::Name for ScmEntry {
+const NAME: &'static str = "scm_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "scm_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/scm_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SkPacketEntry {
     #[prost(uint32, required, tag = "1")]
@@ -3509,6 +4161,10 @@ pub struct SkPacketEntry {
     #[prost(message, repeated, tag = "4")]
     pub scm: ::prost::alloc::vec::Vec<ScmEntry>,
 }
+impl ::prost::Name for SkPacketEntry {
+const NAME: &'static str = "sk_packet_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sk_packet_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sk_packet_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DumpStatsEntry {
     #[prost(uint32, required, tag = "1")]
@@ -3540,6 +4196,10 @@ pub struct DumpStatsEntry {
     #[prost(uint64, optional, tag = "14")]
     pub shpages_written: ::core::option::Option<u64>,
 }
+impl ::prost::Name for DumpStatsEntry {
+const NAME: &'static str = "dump_stats_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "dump_stats_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/dump_stats_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreStatsEntry {
     #[prost(uint64, required, tag = "1")]
@@ -3553,6 +4213,10 @@ pub struct RestoreStatsEntry {
     #[prost(uint64, optional, tag = "5")]
     pub pages_restored: ::core::option::Option<u64>,
 }
+impl ::prost::Name for RestoreStatsEntry {
+const NAME: &'static str = "restore_stats_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "restore_stats_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/restore_stats_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatsEntry {
     #[prost(message, optional, tag = "1")]
@@ -3560,6 +4224,10 @@ pub struct StatsEntry {
     #[prost(message, optional, tag = "2")]
     pub restore: ::core::option::Option<RestoreStatsEntry>,
 }
+impl ::prost::Name for StatsEntry {
+const NAME: &'static str = "stats_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "stats_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/stats_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Timespec {
     #[prost(uint64, required, tag = "1")]
@@ -3567,6 +4235,10 @@ pub struct Timespec {
     #[prost(uint64, required, tag = "2")]
     pub tv_nsec: u64,
 }
+impl ::prost::Name for Timespec {
+const NAME: &'static str = "timespec";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "timespec".into() }fn type_url() -> ::prost::alloc::string::String { "/timespec".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TimensEntry {
     #[prost(message, required, tag = "1")]
@@ -3574,6 +4246,10 @@ pub struct TimensEntry {
     #[prost(message, required, tag = "2")]
     pub boottime: Timespec,
 }
+impl ::prost::Name for TimensEntry {
+const NAME: &'static str = "timens_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "timens_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/timens_entry".into() }}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UidGidExtent {
     #[prost(uint32, required, tag = "1")]
@@ -3583,6 +4259,10 @@ pub struct UidGidExtent {
     #[prost(uint32, required, tag = "3")]
     pub count: u32,
 }
+impl ::prost::Name for UidGidExtent {
+const NAME: &'static str = "uid_gid_extent";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "uid_gid_extent".into() }fn type_url() -> ::prost::alloc::string::String { "/uid_gid_extent".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UsernsEntry {
     #[prost(message, repeated, tag = "1")]
@@ -3590,6 +4270,10 @@ pub struct UsernsEntry {
     #[prost(message, repeated, tag = "2")]
     pub gid_map: ::prost::alloc::vec::Vec<UidGidExtent>,
 }
+impl ::prost::Name for UsernsEntry {
+const NAME: &'static str = "userns_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "userns_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/userns_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UtsnsEntry {
     #[prost(string, required, tag = "1")]
@@ -3597,3 +4281,7 @@ pub struct UtsnsEntry {
     #[prost(string, required, tag = "2")]
     pub domainname: ::prost::alloc::string::String,
 }
+impl ::prost::Name for UtsnsEntry {
+const NAME: &'static str = "utsns_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "utsns_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/utsns_entry".into() }}

@@ -1,0 +1,116 @@
+//! What can be wrong with an image.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An image that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A file operation failed.
+    #[error("{path}: cannot {action}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The first words are not those of this kind of image.
+    #[error("{path}: magic {found:#010x}, expected {expected:#010x} ({name})", path = path.display())]
+    Magic {
+        /// The image.
+        path: PathBuf,
+        /// The word found.
+        found: u32,
+        /// The word of the kind its name says.
+        expected: u32,
+        /// Name of the expected magic.
+        name: &'static str,
+    },
+    /// The file ends inside something.
+    #[error("{path}: truncated in entry {entry} at byte {offset}: {needed} more bytes wanted, {left} left", path = path.display())]
+    Truncated {
+        /// The image.
+        path: PathBuf,
+        /// Index of the entry.
+        entry: u64,
+        /// Where the missing part starts.
+        offset: u64,
+        /// Its size.
+        needed: u64,
+        /// What is there of it.
+        left: u64,
+    },
+    /// Not a protobuf message of the wanted type.
+    #[error("{path}: entry {entry} at byte {offset} is no {message}", path = path.display())]
+    Decode {
+        /// The image.
+        path: PathBuf,
+        /// Index of the entry.
+        entry: u64,
+        /// Where its bytes start.
+        offset: u64,
+        /// The message wanted.
+        message: &'static str,
+        /// The decoder's reason.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// A required field is absent.
+    #[error("{path}: entry {entry} at byte {offset} lacks required field {field}", path = path.display())]
+    MissingField {
+        /// The image.
+        path: PathBuf,
+        /// Index of the entry.
+        entry: u64,
+        /// Where its bytes start.
+        offset: u64,
+        /// Dotted name, starting with the message.
+        field: String,
+    },
+    /// More or fewer entries than this kind holds.
+    #[error("{path}: {found} entries where {expected} belong", path = path.display())]
+    EntryCount {
+        /// The image.
+        path: PathBuf,
+        /// How many there are.
+        found: u64,
+        /// How many there should be.
+        expected: &'static str,
+    },
+    /// A value that contradicts another or that no dumper writes.
+    #[error("{path}: {what}", path = path.display())]
+    Invalid {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A page that neither this checkpoint nor its ancestors hold.
+    #[error("{path}: no page at {vaddr:#x}", path = path.display())]
+    NoPage {
+        /// The pagemap asked.
+        path: PathBuf,
+        /// Address of the page.
+        vaddr: u64,
+    },
+    /// The directory already holds a checkpoint.
+    #[error("{path} already holds a checkpoint", path = path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl ImageError {
+    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, action, source }
+    }
+}
+
+/// Result of this crate.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

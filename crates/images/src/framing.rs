@@ -1,0 +1,344 @@
+//! Head words, magic, and entries with the bytes that follow them.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use prost::{Message, Name};
+
+use crate::error::{ImageError, Result};
+use crate::kind::{HEAD_COMMON, HEAD_SERVICE, Head, Kind, Payload};
+use crate::required;
+use crate::{Layout, proto};
+
+/// One entry as it stands in the file. `message` keeps every byte, so unknown fields survive reading and writing back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Index in the image.
+    pub index: u64,
+    /// Where the bytes of `message` start in the file.
+    pub offset: u64,
+    /// The encoded message.
+    pub message: Vec<u8>,
+    /// The bytes that follow it, paddings included.
+    pub payload: Vec<u8>,
+}
+
+/// Reads the entries of one image, one at a time. Ends after the first error.
+#[derive(Debug)]
+pub struct ImageReader<R> {
+    kind: Kind,
+    path: PathBuf,
+    input: R,
+    /// Bytes of the file not yet read: the bound for everything taken from it.
+    left: u64,
+    offset: u64,
+    index: u64,
+    layout: Layout,
+    /// Ghost files: whether framed chunks follow the first entry.
+    ghost_chunks: bool,
+    done: bool,
+}
+
+impl ImageReader<BufReader<File>> {
+    /// Opens the image at `path`, which is of `kind`.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], [`ImageError::Magic`], [`ImageError::Truncated`] inside the first words.
+    pub fn open(kind: Kind, path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file = File::open(&path).map_err(ImageError::io(&path, "open"))?;
+        let len = file.metadata().map_err(ImageError::io(&path, "stat"))?.len();
+        ImageReader::new(kind, path, BufReader::with_capacity(64 << 10, file), len)
+    }
+}
+
+impl<R: Read> ImageReader<R> {
+    /// Reads an image of `len` bytes from `input`; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], [`ImageError::Magic`], [`ImageError::Truncated`] inside the first words.
+    pub fn new(kind: Kind, path: impl Into<PathBuf>, input: R, len: u64) -> Result<Self> {
+        let mut reader = Self {
+            kind,
+            path: path.into(),
+            input,
+            left: len,
+            offset: 0,
+            index: 0,
+            layout: Layout::V11,
+            ghost_chunks: false,
+            done: false,
+        };
+        let row = kind.info();
+        let mut word = reader.word()?;
+        if row.head != Head::None {
+            if matches!(word, HEAD_COMMON | HEAD_SERVICE) {
+                word = reader.word()?;
+            } else {
+                reader.layout = Layout::V10;
+            }
+        }
+        if row.head == Head::Raw || word != row.magic {
+            let (expected, name) = (row.magic, row.magic_name);
+            return Err(ImageError::Magic { path: reader.path, found: word, expected, name });
+        }
+        Ok(reader)
+    }
+
+    /// The layout the first words show (`inventory.img` always looks like v1.1).
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The next entry, `None` at the end of the image.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], [`ImageError::Truncated`]; [`ImageError::Decode`] when the length of the bytes that follow cannot be told.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+        if self.done || self.left == 0 {
+            return Ok(None);
+        }
+        let entry = self.read_entry();
+        self.done = entry.is_err();
+        entry.map(Some)
+    }
+
+    /// The next entry decoded, with the bytes after it.
+    ///
+    /// # Errors
+    /// As [`Self::next_entry`], and [`ImageError::Decode`], [`ImageError::MissingField`].
+    pub fn next_message<M: Message + Name + Default>(&mut self) -> Result<Option<(M, Vec<u8>)>> {
+        let Some(entry) = self.next_entry()? else { return Ok(None) };
+        Ok(Some((decode(&self.path, &entry)?, entry.payload)))
+    }
+
+    fn read_entry(&mut self) -> Result<Entry> {
+        let size = self.word()?;
+        let offset = self.offset;
+        let message = self.bytes(u64::from(size))?;
+        let mut entry = Entry { index: self.index, offset, message, payload: Vec::new() };
+        entry.payload = self.payload(&entry)?;
+        self.index += 1;
+        Ok(entry)
+    }
+
+    fn payload(&mut self, entry: &Entry) -> Result<Vec<u8>> {
+        let len = match self.kind.info().payload {
+            Payload::None => return Ok(Vec::new()),
+            Payload::PipeBytes => u64::from(self.peek::<proto::PipeDataEntry>(entry)?.bytes),
+            Payload::PacketBytes => u64::from(self.peek::<proto::SkPacketEntry>(entry)?.length),
+            Payload::TcpQueues => {
+                let m = self.peek::<proto::TcpStreamEntry>(entry)?;
+                u64::from(m.inq_len) + u64::from(m.outq_len)
+            }
+            Payload::BpfMap => {
+                let m = self.peek::<proto::BpfmapDataEntry>(entry)?;
+                u64::from(m.keys_bytes) + u64::from(m.values_bytes)
+            }
+            Payload::IpcShm => {
+                let m = self.peek::<proto::IpcShmEntry>(entry)?;
+                if m.in_pagemaps() { 0 } else { round_up(m.size, 4) }
+            }
+            Payload::IpcSemaphores => {
+                round_up(2 * u64::from(self.peek::<proto::IpcSemEntry>(entry)?.nsems), 8)
+            }
+            Payload::IpcMessages => return self.ipc_messages(entry),
+            Payload::Ghost => return self.ghost(entry),
+        };
+        self.bytes(len)
+    }
+
+    fn ipc_messages(&mut self, entry: &Entry) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        for _ in 0..self.peek::<proto::IpcMsgEntry>(entry)?.qnum {
+            let size = self.word()?;
+            let offset = self.offset;
+            let message = self.bytes(u64::from(size))?;
+            all.extend(size.to_le_bytes());
+            let inner = Entry { index: self.index, offset, message, payload: Vec::new() };
+            let text = round_up(u64::from(self.peek::<proto::IpcMsg>(&inner)?.msize), 8);
+            all.extend(inner.message);
+            all.extend(self.bytes(text)?);
+        }
+        Ok(all)
+    }
+
+    fn ghost(&mut self, entry: &Entry) -> Result<Vec<u8>> {
+        const FORMAT: u32 = 0o170_000;
+        const REGULAR: u32 = 0o100_000;
+        if self.ghost_chunks {
+            let len = self.peek::<proto::GhostChunkEntry>(entry)?.len;
+            return self.bytes(len);
+        }
+        if entry.index > 0 {
+            let what = format!("{} bytes after the ghost file's only entry", self.left);
+            return Err(ImageError::Invalid { path: self.path.clone(), what });
+        }
+        let head = self.peek::<proto::GhostFileEntry>(entry)?;
+        self.ghost_chunks = head.chunks();
+        if !self.ghost_chunks && head.mode & FORMAT == REGULAR {
+            self.bytes(self.left)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    fn peek<M: Message + Name + Default>(&self, entry: &Entry) -> Result<M> {
+        decode(&self.path, entry)
+    }
+
+    fn word(&mut self) -> Result<u32> {
+        let mut word = [0; 4];
+        self.check(4)?;
+        self.input.read_exact(&mut word).map_err(ImageError::io(&self.path, "read"))?;
+        self.advance(4);
+        Ok(u32::from_le_bytes(word))
+    }
+
+    fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        self.check(len)?;
+        let wanted = usize::try_from(len).expect("no longer than the file, which was checked");
+        let mut bytes = vec![0; wanted];
+        self.input.read_exact(&mut bytes).map_err(ImageError::io(&self.path, "read"))?;
+        self.advance(len);
+        Ok(bytes)
+    }
+
+    fn check(&self, needed: u64) -> Result<()> {
+        if needed <= self.left && usize::try_from(needed).is_ok() {
+            return Ok(());
+        }
+        let (path, entry, offset, left) = (self.path.clone(), self.index, self.offset, self.left);
+        Err(ImageError::Truncated { path, entry, offset, needed, left })
+    }
+
+    fn advance(&mut self, len: u64) {
+        self.left -= len;
+        self.offset += len;
+    }
+}
+
+impl<R: Read> Iterator for ImageReader<R> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_entry().transpose()
+    }
+}
+
+/// Decodes an entry of the image at `path`, required fields checked.
+///
+/// # Errors
+/// [`ImageError::Decode`], [`ImageError::MissingField`].
+pub fn decode<M: Message + Name + Default>(path: &Path, entry: &Entry) -> Result<M> {
+    let (index, offset) = (entry.index, entry.offset);
+    let message = M::decode(&*entry.message).map_err(|source| ImageError::Decode {
+        path: path.to_owned(),
+        entry: index,
+        offset,
+        message: M::NAME,
+        source,
+    })?;
+    match required::missing(M::NAME, &entry.message) {
+        None => Ok(message),
+        Some(field) => Err(ImageError::MissingField { path: path.to_owned(), entry: index, offset, field }),
+    }
+}
+
+fn round_up(value: u64, unit: u64) -> u64 {
+    value.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
+}
+
+/// Writes the entries of one image. Nothing is created until the first entry: an array image without entries is absent.
+#[derive(Debug)]
+pub struct ImageWriter<W: Write> {
+    path: PathBuf,
+    output: W,
+}
+
+impl ImageWriter<BufWriter<File>> {
+    /// Creates the image at `path`.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn create(kind: Kind, layout: Layout, path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file = File::create_new(&path).map_err(ImageError::io(&path, "create"))?;
+        Self::new(kind, layout, path, BufWriter::new(file))
+    }
+
+    /// Flushes and syncs.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn finish(self) -> Result<()> {
+        let Self { path, output } = self;
+        let file = output.into_inner().map_err(|e| ImageError::io(&path, "write")(e.into_error()))?;
+        drop(file);
+        Ok(())
+    }
+}
+
+impl<W: Write> ImageWriter<W> {
+    /// Starts an image: head word and magic.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn new(kind: Kind, layout: Layout, path: impl Into<PathBuf>, output: W) -> Result<Self> {
+        let mut writer = Self { path: path.into(), output };
+        let row = kind.info();
+        match (row.head, layout) {
+            (Head::Common, Layout::V11) => writer.put(&HEAD_COMMON.to_le_bytes())?,
+            (Head::Service, Layout::V11) => writer.put(&HEAD_SERVICE.to_le_bytes())?,
+            (Head::Raw, _) => return Ok(writer),
+            _ => {}
+        }
+        writer.put(&row.magic.to_le_bytes())?;
+        Ok(writer)
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn push<M: Message>(&mut self, message: &M) -> Result<()> {
+        self.push_with(message, &[])
+    }
+
+    /// Adds an entry and the bytes that follow it.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`]; [`ImageError::Invalid`] for a message of 4 GiB.
+    pub fn push_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<()> {
+        self.push_raw(&message.encode_to_vec(), payload)
+    }
+
+    /// Adds an entry from its encoded bytes, as a reader gave them.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`]; [`ImageError::Invalid`] for a message of 4 GiB.
+    pub fn push_raw(&mut self, message: &[u8], payload: &[u8]) -> Result<()> {
+        let size = u32::try_from(message.len()).map_err(|_| ImageError::Invalid {
+            path: self.path.clone(),
+            what: format!("an entry of {} bytes", message.len()),
+        })?;
+        self.put(&size.to_le_bytes())?;
+        self.put(message)?;
+        self.put(payload)
+    }
+
+    /// The bytes written to, flushed.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn into_inner(mut self) -> Result<W> {
+        self.output.flush().map_err(ImageError::io(&self.path, "write"))?;
+        Ok(self.output)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.output.write_all(bytes).map_err(ImageError::io(&self.path, "write"))
+    }
+}
