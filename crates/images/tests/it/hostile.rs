@@ -1,5 +1,6 @@
 //! Images cut, bent or invented: an error with a place in it, never a panic, never memory without bound.
 
+use rewake_images::kind::Head;
 use rewake_images::{ImageError, ImageReader, ImageWriter, Kind, Layout, framing, proto};
 
 use super::{images_below, testdata};
@@ -19,7 +20,7 @@ fn truncated_anywhere() {
     let mut cuts = 0;
     for (kind, _, path) in images_below(&testdata()) {
         let bytes = std::fs::read(&path).unwrap();
-        let raw = kind.info().head == framing_head_raw();
+        let raw = kind.info().head == Head::Raw;
         if raw || bytes.len() > 6000 {
             continue;
         }
@@ -36,10 +37,6 @@ fn truncated_anywhere() {
     assert!(cuts > 1000);
 }
 
-fn framing_head_raw() -> rewake_images::kind::Head {
-    rewake_images::kind::Head::Raw
-}
-
 #[test]
 fn sizes_that_lie_take_no_memory() {
     let mut image = Vec::new();
@@ -51,7 +48,7 @@ fn sizes_that_lie_take_no_memory() {
         matches!(error, ImageError::Truncated { needed: 0xffff_ffff, left: 0, offset: 12, .. }),
         "{error}"
     );
-    let message = proto::PipeDataEntry { pipe_id: 1, bytes: u32::MAX, size: None, ..Default::default() };
+    let message = proto::PipeDataEntry { pipe_id: 1, bytes: u32::MAX, size: None };
     let mut writer = ImageWriter::new(Kind::PipesData, Layout::V11, "p", Vec::new()).unwrap();
     writer.push_with(&message, b"few").unwrap();
     let error = read_all(Kind::PipesData, &writer.into_inner().unwrap()).unwrap_err();

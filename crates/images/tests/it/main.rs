@@ -1,4 +1,11 @@
 //! Real images: every one reads, and writes back byte for byte.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
