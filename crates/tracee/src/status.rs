@@ -1,0 +1,68 @@
+//! The lines of /proc/PID/status that decide how a process can be seized.
+
+use nix::unistd::Pid;
+
+use crate::error::{Result, TraceeError};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ProcStatus {
+    pub(crate) zombie: bool,
+    pub(crate) kernel_thread: bool,
+    pub(crate) tracer: Option<Pid>,
+    pub(crate) parent: Option<Pid>,
+    pub(crate) seccomp: bool,
+    pub(crate) sigtrap_ignored: bool,
+}
+
+impl ProcStatus {
+    pub(crate) fn read(pid: Pid) -> Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        Ok(Self::parse(&text.map_err(TraceeError::proc(pid, "read", "status"))?))
+    }
+
+    fn parse(text: &str) -> Self {
+        let field = |name: &str| {
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        };
+        let zombie = field("State").is_some_and(|s| s.starts_with(['Z', 'X']));
+        let ignored = field("SigIgn").and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+        let pid = |name| field(name).and_then(|t| t.parse().ok()).filter(|&t| t != 0).map(Pid::from_raw);
+        Self {
+            zombie,
+            // Only processes have memory; a zombie has none any more.
+            kernel_thread: !zombie && field("VmSize").is_none(),
+            tracer: pid("TracerPid"),
+            parent: pid("PPid"),
+            seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
+            sigtrap_ignored: ignored >> (libc::SIGTRAP - 1) & 1 == 1,
+        }
+    }
+}
+
+/// The threads of `pid`, as /proc lists them now.
+pub(crate) fn threads(pid: Pid) -> Result<Vec<Pid>> {
+    let failed = || TraceeError::proc(pid, "list", "task");
+    let mut tids = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            tids.push(Pid::from_raw(tid));
+        }
+    }
+    Ok(tids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_matter() {
+        let text = "Name:\tState: x\nState:\tT (stopped)\nTracerPid:\t7\nVmSize:\t 10 kB\nSigIgn:\t0000000000000010\nSeccomp:\t2\n";
+        let status = ProcStatus::parse(text);
+        assert_eq!(status.tracer, Some(Pid::from_raw(7)));
+        assert!(status.seccomp && status.sigtrap_ignored && !status.zombie && !status.kernel_thread);
+        assert!(ProcStatus::parse("State:\tS (sleeping)\n").kernel_thread);
+        assert!(ProcStatus::parse("State:\tZ (zombie)\n").zombie);
+    }
+}
