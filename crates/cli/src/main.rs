@@ -1,2 +1,52 @@
 //! The `rewake` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod dump;
+mod log;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Checkpoint and restore running Linux processes, in CRIU's image format.
+#[derive(Debug, Parser)]
+#[command(name = "rewake", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    log: log::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dump(dump::Args),
+}
+
+/// Done, as asked.
+const DONE: u8 = 0;
+/// It failed: nothing was changed.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = std::io::stdout().lock();
+    let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
+        Command::Dump(args) => dump::run(args, &mut out),
+    });
+    match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
+        Err(error) => {
+            // Nobody is left to tell if this fails.
+            let _ = writeln!(std::io::stderr(), "rewake: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -95,7 +95,11 @@ impl DumpError {
         move |source| Self::Proc { pid, file, source }
     }
 
-    pub(crate) fn call(pid: Pid, call: &'static str, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+    pub(crate) fn call(
+        pid: Pid,
+        call: &'static str,
+        object: impl Into<String>,
+    ) -> impl FnOnce(Errno) -> Self {
         let object = object.into();
         move |source| Self::Call { pid, call, object, source }
     }

@@ -1,1 +1,35 @@
-//! Write a running process tree to a checkpoint.
+//! Write a running process to a checkpoint, in CRIU's image format.
+//!
+//! ```no_run
+//! use nix::unistd::Pid;
+//! use rewake_dump::{After, DumpOptions, dump};
+//!
+//! let mut options = DumpOptions::new(Pid::from_raw(1234), "/var/tmp/checkpoint");
+//! options.after = After::LeaveRunning;
+//! let report = dump(&options)?;
+//! println!("{} pages, frozen for {:?}", report.pages, report.frozen);
+//! # Ok::<(), rewake_dump::DumpError>(())
+//! ```
+//!
+//! Nothing is frozen before [`preflight`] has found nothing in the way. The checkpoint appears at once and complete, or
+//! not at all. Whatever fails, the process goes on running.
+
+mod asked;
+mod core;
+mod error;
+mod extra;
+mod fpu;
+mod memory;
+mod mm;
+mod objects;
+mod options;
+mod preflight;
+mod proc;
+mod survey;
+mod sys;
+mod write;
+
+pub use error::{DumpError, Result};
+pub use options::{After, DumpOptions, DumpReport};
+pub use preflight::{Obstacle, preflight};
+pub use survey::dump;

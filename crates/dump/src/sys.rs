@@ -46,9 +46,7 @@ pub(crate) fn kcmp_file(pid: Pid, a: RawFd, b: RawFd) -> Result<std::cmp::Orderi
 pub(crate) fn robust_list(tid: Pid) -> Result<(u64, u64), Errno> {
     let (mut head, mut len) = (0_u64, 0_u64);
     // SAFETY: both pointers are to writable words of the size the kernel writes.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_get_robust_list, tid.as_raw(), &raw mut head, &raw mut len)
-    };
+    let ret = unsafe { libc::syscall(libc::SYS_get_robust_list, tid.as_raw(), &raw mut head, &raw mut len) };
     Errno::result(ret).map(|_| (head, len))
 }
 
@@ -73,9 +71,8 @@ const _: () = assert!(size_of::<SchedAttr>() == 48);
 pub(crate) fn sched_getattr(tid: Pid) -> Result<SchedAttr, Errno> {
     let mut attr = SchedAttr::default();
     // SAFETY: the pointer is to a writable struct of the length given.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_sched_getattr, tid.as_raw(), &raw mut attr, SCHED_ATTR_SIZE, 0)
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_sched_getattr, tid.as_raw(), &raw mut attr, SCHED_ATTR_SIZE, 0) };
     Errno::result(ret).map(|_| attr)
 }
 
@@ -141,4 +138,13 @@ pub(crate) fn bytes_queued(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     // SAFETY: the pointer is to a writable int, which is what FIONREAD writes.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
     Ok(bytes.unsigned_abs())
+}
+
+/// User ids of whoever set the owner of an open file. fcntl(2), F_GETOWNER_UIDS.
+pub(crate) fn owner_uids(fd: BorrowedFd<'_>) -> Option<[u32; 2]> {
+    const F_GETOWNER_UIDS: libc::c_int = 17;
+    let mut uids = [0_u32; 2];
+    // SAFETY: the pointer is to two writable words, which is what the kernel writes.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr()) };
+    (ret == 0).then_some(uids)
 }

@@ -196,7 +196,10 @@ Netlinksk: "netlinksk.img", Number::None, "", "NETLINK_SK", 0x5800_5614, Common,
 Tty: "tty.img", Number::None, "", "TTY_FILES", 0x5943_3025, Common, "tty_file_entry", None, Array, None, true;
 Tunfile: "tunfile.img", Number::None, "", "TUNFILE", 0x5714_3751, Common, "tunfile_entry", None, Array, None, true;
 Timerfd: "timerfd.img", Number::None, "", "TIMERFD", 0x5049_3712, Common, "timerfd_entry", None, Array, None, true;
-Pidfd: "pidfd.img", Number::None, "", "PIDFD", 0x5443_5556, Common, "pidfd_entry", None, Array, None, true;}
+Pidfd: "pidfd.img", Number::None, "", "PIDFD", 0x5443_5556, Common, "pidfd_entry", None, Array, None, true;
+    // Ours: see `extra`.
+    TaskExtra: "rewake-task-", Number::Decimal, ".img", "REWAKE_TASK", 0x5745_4b01, Common, "rewake_task_entry", None, Single, None, false;
+}
 
 impl Kind {
     /// The row of this kind.

@@ -23,6 +23,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod extra;
 pub mod framing;
 pub mod kind;
 pub mod pagemap;

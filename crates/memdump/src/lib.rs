@@ -1,1 +1,53 @@
 //! Memory capture of a Linux task: mappings, page choice, chunked process_vm_readv.
+//!
+//! From the outside in: [`areas`] lists the mappings, [`survey`] says which of their pages a checkpoint needs,
+//! [`PagePlan`] puts these one behind the other (plain data), [`capture`] copies them.
+//!
+//! ```
+//! use nix::unistd::Pid;
+//! use rewake_memdump::{AreaKind, CaptureOptions, PagePlan, areas, capture, survey};
+//!
+//! let pid = Pid::this(); // any process that stands still; here only our own, unchanging vdso
+//! let mut areas = areas(pid)?;
+//! areas.retain(|area| area.kind == AreaKind::Vdso);
+//! let plan: PagePlan = survey(pid, &areas)?.into_iter().flat_map(|pages| pages.runs).collect();
+//!
+//! let out = tempfile::tempfile()?;
+//! let stats = capture(pid, &plan, &out, &CaptureOptions::default())?;
+//! assert_eq!(stats.bytes, out.metadata()?.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Layers, each usable alone: [`AreaReader`] (text of smaps and maps), [`PageScanner`] and [`PageQuery`] (page tables),
+//! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`object_runs`] (shared memory objects).
+//!
+//! Nothing here stops a process, and nothing is written into one. Capture may fault pages in: reading a page that is
+//! in swap space, or one of a shared object that was not mapped, makes it present.
+
+mod area;
+mod capture;
+mod choose;
+mod error;
+mod object;
+mod plan;
+mod query;
+mod remote;
+mod scan;
+mod smaps;
+mod survey;
+mod sys;
+mod table;
+mod vmflags;
+
+pub use area::{Area, AreaKind, same_mappings};
+pub use capture::{CaptureOptions, CaptureStats, capture, capture_from};
+pub use choose::{Choice, choice};
+pub use error::CaptureError;
+pub use object::object_runs;
+pub use plan::{Chunk, Chunks, PagePlan, PlannedRun};
+pub use query::{PAGE_SIZE, PageCategories, PageQuery, PageRun};
+pub use remote::{ObjectMemory, ProcMem, ProcessVm, Recorded, RemoteMemory};
+pub use scan::PageScanner;
+pub use smaps::{AreaReader, areas, maps};
+pub use survey::{AreaPages, survey};
+pub use vmflags::{Prot, VmFlags};

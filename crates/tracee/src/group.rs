@@ -35,8 +35,10 @@ pub struct ThreadGroup {
     pub(crate) threads: Vec<Tracee>,
     pub(crate) mem: TaskMem,
     pub(crate) scratch: Option<Scratch>,
-    /// SIGTRAP was ignored: the trap of a remote call made the kernel forget that.
+    /// SIGTRAP is ignored: the trap of a remote call makes the kernel forget that.
     pub(crate) sigtrap_ignored: bool,
+    /// There was such a trap.
+    pub(crate) trapped: bool,
     pub(crate) remote_used: bool,
     stub: bool,
     released: bool,
@@ -109,6 +111,7 @@ impl ThreadGroup {
             mem: TaskMem::open(pid)?,
             scratch: None,
             sigtrap_ignored: status.sigtrap_ignored,
+            trapped: false,
             remote_used: false,
             stub,
             released: false,
@@ -220,9 +223,7 @@ impl ThreadGroup {
     }
 
     fn clean_up(&mut self) -> Result<()> {
-        let mut remote = Remote::resume(self)?;
-        remote.restore_sigtrap()?;
-        remote.drop_scratch()
+        Remote::resume(self)?.drop_scratch()
     }
 
     fn kill(&mut self) -> Result<()> {

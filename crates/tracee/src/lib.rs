@@ -29,6 +29,7 @@ mod status;
 mod stop;
 mod sys;
 mod tracee;
+mod xstate;
 
 pub use arch::{Regs, USER_CS_64};
 pub use error::{Result, TraceeError};
@@ -36,3 +37,4 @@ pub use group::{Release, ThreadGroup};
 pub use mem::TaskMem;
 pub use remote::{Call, Remote, SCRATCH_LEN, find_instruction};
 pub use tracee::{FinalState, PendingQueue, RawSiginfo, Rseq, Tracee};
+pub use xstate::{XSTATE_BV, XSTATE_MIN, XstatePart};

@@ -328,7 +328,10 @@ impl<'a> Remote<'a> {
             let status = sys::wait(tid).map_err(TraceeError::ptrace(tid, "waitpid"))?;
             match Stop::of(status) {
                 Stop::Ended => return Err(died(tid, status)),
-                Stop::Signal(libc::SIGTRAP) if how != Resume::ToSyscall => break,
+                Stop::Signal(libc::SIGTRAP) if how != Resume::ToSyscall => {
+                    self.group.trapped = true;
+                    break;
+                }
                 Stop::Syscall if how == Resume::ToSyscall => break,
                 Stop::Cloned => {
                     let message = sys::event_message(tid);
@@ -348,10 +351,11 @@ impl<'a> Remote<'a> {
     }
 
     /// Makes SIGTRAP ignored again, if it was.
-    pub(crate) fn restore_sigtrap(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.group.sigtrap_ignored) || self.scratch.base.is_none() {
+    fn restore_sigtrap(&mut self) -> Result<()> {
+        if !self.group.sigtrap_ignored || !self.group.trapped || self.scratch.base.is_none() {
             return Ok(());
         }
+        self.group.trapped = false;
         // struct sigaction of the kernel: handler, flags, restorer, mask.
         let ignore = [libc::SIG_IGN as u64, 0, 0, 0];
         let addr = self.data();
@@ -365,6 +369,7 @@ impl<'a> Remote<'a> {
     /// # Errors
     /// As [`Remote::call`].
     pub fn drop_scratch(&mut self) -> Result<()> {
+        self.restore_sigtrap()?;
         let Some(base) = self.scratch.base.take() else { return Ok(()) };
         self.group.scratch = Some(self.scratch);
         self.quiet_call(libc::SYS_munmap, [base, SCRATCH_LEN, 0, 0, 0, 0]).map(drop)

@@ -125,7 +125,10 @@ fn what_cannot_be_seized_is_told() {
     let task = Task::spawn("sleep", &["1000"]);
     let _first = ThreadGroup::seize(task.pid()).unwrap();
     let second = ThreadGroup::seize(task.pid()).unwrap_err();
-    assert!(matches!(second, TraceeError::Traced { tracer, .. } if tracer == nix::unistd::gettid()), "{second}");
+    assert!(
+        matches!(second, TraceeError::Traced { tracer, .. } if tracer == nix::unistd::gettid()),
+        "{second}"
+    );
 }
 
 #[test]

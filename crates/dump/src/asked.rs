@@ -1,0 +1,246 @@
+//! What only the task itself can tell: one table of system calls for the process, a short one for every thread.
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use rewake_images::proto::{ItimerEntry, SaEntry, ThreadSasEntry};
+use rewake_tracee::{Call, Remote};
+
+use crate::error::{DumpError, Result};
+
+const SIGNALS: u64 = 64;
+/// `struct sigaction` of the kernel: handler, flags, restorer, mask.
+const SIGACTION_LEN: u64 = 32;
+/// `struct itimerval`, `struct itimerspec`.
+const TIMER_LEN: u64 = 32;
+/// Where in the data area what lies.
+const ITIMERS: u64 = SIGNALS * SIGACTION_LEN;
+const SUBREAPER: u64 = ITIMERS + 3 * TIMER_LEN;
+const POSIX_TIMERS: u64 = 4096;
+const POSIX_TIMERS_AT_ONCE: usize = 1024;
+const THREADS: u64 = 64 << 10;
+const THREADS_AT_ONCE: usize = 1024;
+/// Of a thread: stack_t (24), clear_child_tid (8), pdeath signal (8), name (16), capability header (8) and data (24).
+const THREAD_LEN: u64 = 88;
+
+/// State of the process.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct ProcessState {
+    /// Signals 1 to 64 without SIGKILL and SIGSTOP.
+    pub(crate) sigactions: Vec<SaEntry>,
+    pub(crate) brk: u64,
+    /// ITIMER_REAL, VIRTUAL, PROF.
+    pub(crate) itimers: [ItimerEntry; 3],
+    /// Interval and value (seconds, nanoseconds each) and overrun, in the order asked for.
+    pub(crate) posix_timers: Vec<([u64; 4], u32)>,
+    pub(crate) child_subreaper: bool,
+    pub(crate) dumpable: i32,
+    pub(crate) thp_disabled: bool,
+    pub(crate) securebits: u32,
+    pub(crate) membarrier: u32,
+    pub(crate) timer_slack_ns: u64,
+    /// Close-on-exec flags, in the order asked for.
+    pub(crate) fd_flags: Vec<u32>,
+}
+
+/// State of a thread.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct ThreadState {
+    pub(crate) sas: ThreadSasEntry,
+    pub(crate) clear_tid: u64,
+    pub(crate) pdeath_signal: u32,
+    pub(crate) comm: String,
+    /// User and group ids, capabilities: to see whether all threads have the same.
+    pub(crate) credentials: (Vec<u64>, Vec<u8>),
+}
+
+/// Asks the process.
+pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd]) -> Result<ProcessState> {
+    const MEMBARRIER_GET_REGISTRATIONS: u64 = 512;
+    let pid = remote.pid();
+    let base = remote.data();
+    let mut calls = Vec::new();
+    for signal in 1..=SIGNALS {
+        let to = base + (signal - 1) * SIGACTION_LEN;
+        calls.push(Call::new(libc::SYS_rt_sigaction, &[signal, 0, to, 8]));
+    }
+    for which in 0..3 {
+        calls.push(Call::new(libc::SYS_getitimer, &[which, base + ITIMERS + which * TIMER_LEN]));
+    }
+    let prctl = |option: libc::c_int, arg| Call::new(libc::SYS_prctl, &[number(option), arg]);
+    let tail = calls.len();
+    calls.push(Call::new(libc::SYS_brk, &[0]));
+    calls.push(prctl(libc::PR_GET_CHILD_SUBREAPER, base + SUBREAPER));
+    calls.push(prctl(libc::PR_GET_DUMPABLE, 0));
+    calls.push(prctl(libc::PR_GET_THP_DISABLE, 0));
+    calls.push(prctl(libc::PR_GET_SECUREBITS, 0));
+    calls.push(prctl(libc::PR_GET_TIMERSLACK, 0));
+    calls.push(Call::new(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]));
+    let fd_calls = fds
+        .iter()
+        .map(|&fd| Call::new(libc::SYS_fcntl, &[u64::from(fd.unsigned_abs()), number(libc::F_GETFD)]));
+    calls.extend(fd_calls);
+    remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
+
+    let mut bytes = vec![0; usize::try_from(POSIX_TIMERS).expect("small")];
+    remote.read(base, &mut bytes).map_err(DumpError::tracee(pid))?;
+    let words = Words(&bytes);
+    let mut results = calls.iter().skip(tail);
+    let mut next = |call: &'static str| -> Result<u64> {
+        let result = results.next().map_or(Err(Errno::ENOSYS), Call::result);
+        result.map_err(|source| DumpError::Remote { pid, call, source })
+    };
+    let mut state = ProcessState {
+        sigactions: (1..=SIGNALS)
+            .filter(|&s| s != number(libc::SIGKILL) && s != number(libc::SIGSTOP))
+            .map(|s| words.sigaction((s - 1) * SIGACTION_LEN))
+            .collect(),
+        itimers: [0, 1, 2].map(|which| words.itimer(ITIMERS + which * TIMER_LEN)),
+        brk: next("brk")?,
+        ..Default::default()
+    };
+    next("prctl(PR_GET_CHILD_SUBREAPER)")?;
+    state.child_subreaper = words.int(SUBREAPER) != 0;
+    state.dumpable = i32::try_from(next("prctl(PR_GET_DUMPABLE)")?).unwrap_or(0);
+    // Built without huge pages, the kernel does not know the question.
+    state.thp_disabled = next("prctl(PR_GET_THP_DISABLE)").is_ok_and(|v| v != 0);
+    state.securebits = low(next("prctl(PR_GET_SECUREBITS)")?);
+    state.timer_slack_ns = next("prctl(PR_GET_TIMERSLACK)")?;
+    state.membarrier = next("membarrier").map_or(0, low);
+    for _ in fds {
+        state.fd_flags.push(low(next("fcntl(F_GETFD)")?));
+    }
+    state.posix_timers = posix_timers(remote, timer_ids)?;
+    Ok(state)
+}
+
+fn posix_timers(remote: &mut Remote<'_>, ids: &[u32]) -> Result<Vec<([u64; 4], u32)>> {
+    let pid = remote.pid();
+    let base = remote.data() + POSIX_TIMERS;
+    let mut timers = Vec::new();
+    for ids in ids.chunks(POSIX_TIMERS_AT_ONCE) {
+        let mut calls = Vec::new();
+        for (&id, at) in ids.iter().zip((base..).step_by(32)) {
+            calls.push(Call::new(libc::SYS_timer_gettime, &[id.into(), at]));
+            calls.push(Call::new(libc::SYS_timer_getoverrun, &[id.into()]));
+        }
+        remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
+        let mut bytes = vec![0; ids.len() * 32];
+        remote.read(base, &mut bytes).map_err(DumpError::tracee(pid))?;
+        let words = Words(&bytes);
+        for (pair, at) in calls.chunks_exact(2).zip((0_u64..).step_by(32)) {
+            let [gettime, overrun] = pair else { continue };
+            let failed = |call| move |source| DumpError::Remote { pid, call, source };
+            gettime.result().map_err(failed("timer_gettime"))?;
+            let overrun = overrun.result().map_err(failed("timer_getoverrun"))?;
+            timers.push(([0, 8, 16, 24].map(|o| words.long(at + o)), low(overrun)));
+        }
+    }
+    Ok(timers)
+}
+
+/// Asks every thread, all at once.
+pub(crate) fn threads(remote: &mut Remote<'_>) -> Result<Vec<ThreadState>> {
+    let tids: Vec<Pid> = remote.threads().iter().map(rewake_tracee::Tracee::tid).collect();
+    let mut states = Vec::with_capacity(tids.len());
+    for tids in tids.chunks(THREADS_AT_ONCE) {
+        states.extend(some_threads(remote, tids)?);
+    }
+    Ok(states)
+}
+
+fn some_threads(remote: &mut Remote<'_>, tids: &[Pid]) -> Result<Vec<ThreadState>> {
+    const CAPABILITY_VERSION_3: u64 = 0x2008_0522;
+    const PR_GET_TID_ADDRESS: u64 = 40;
+    let pid = remote.pid();
+    let base = remote.data() + THREADS;
+    let room = tids.len() * usize::try_from(THREAD_LEN).expect("small");
+    let mut bytes = vec![0; room];
+    for header in bytes.chunks_exact_mut(88).filter_map(|slot| slot.get_mut(56..64)) {
+        header.copy_from_slice(&CAPABILITY_VERSION_3.to_le_bytes());
+    }
+    remote.write(base, &bytes).map_err(DumpError::tracee(pid))?;
+    let slots = tids.iter().zip((0_u64..).map(|n| base + n * THREAD_LEN));
+    let mut work: Vec<(Pid, Vec<Call>)> = slots
+        .map(|(&tid, at)| {
+            let prctl = |option: u64, to| Call::new(libc::SYS_prctl, &[option, to]);
+            let calls = vec![
+                Call::new(libc::SYS_sigaltstack, &[0, at]),
+                prctl(PR_GET_TID_ADDRESS, at + 24),
+                prctl(number(libc::PR_GET_PDEATHSIG), at + 32),
+                prctl(number(libc::PR_GET_NAME), at + 40),
+                Call::new(libc::SYS_capget, &[at + 56, at + 64]),
+                Call::new(libc::SYS_getuid, &[]),
+                Call::new(libc::SYS_geteuid, &[]),
+                Call::new(libc::SYS_getgid, &[]),
+                Call::new(libc::SYS_getegid, &[]),
+                Call::new(libc::SYS_getgroups, &[0, 0]),
+            ];
+            (tid, calls)
+        })
+        .collect();
+    remote.batch_on(&mut work).map_err(DumpError::tracee(pid))?;
+    remote.read(base, &mut bytes).map_err(DumpError::tracee(pid))?;
+    let slots = bytes.chunks_exact(88);
+    work.iter().zip(slots).map(|((tid, calls), slot)| thread(*tid, calls, slot)).collect()
+}
+
+fn thread(tid: Pid, calls: &[Call], slot: &[u8]) -> Result<ThreadState> {
+    const NAMES: [&str; 5] =
+        ["sigaltstack", "PR_GET_TID_ADDRESS", "PR_GET_PDEATHSIG", "PR_GET_NAME", "capget"];
+    for (call, name) in calls.iter().zip(NAMES) {
+        call.result().map_err(|source| DumpError::Remote { pid: tid, call: name, source })?;
+    }
+    let words = Words(slot);
+    let name: Vec<u8> = slot.iter().skip(40).take(16).copied().take_while(|&b| b != 0).collect();
+    // Who one is: a call that fails fails for every thread alike.
+    let ids = calls.iter().skip(NAMES.len()).map(|c| c.result().unwrap_or(u64::MAX)).collect();
+    Ok(ThreadState {
+        sas: ThreadSasEntry { ss_sp: words.long(0), ss_flags: words.int(8), ss_size: words.long(16) },
+        clear_tid: words.long(24),
+        pdeath_signal: words.int(32),
+        comm: String::from_utf8_lossy(&name).into_owned(),
+        credentials: (ids, slot.get(64..).unwrap_or_default().to_vec()),
+    })
+}
+
+fn number(n: libc::c_int) -> u64 {
+    u64::from(n.unsigned_abs())
+}
+
+/// The result of a call that returns an int.
+fn low(result: u64) -> u32 {
+    u32::try_from(result & u64::from(u32::MAX)).expect("masked")
+}
+
+/// Numbers in memory of the task.
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn long(&self, at: u64) -> u64 {
+        let at = usize::try_from(at).expect("inside a buffer of ours");
+        let bytes = self.0.get(at..).and_then(|rest| rest.first_chunk()).expect("inside a buffer of ours");
+        u64::from_ne_bytes(*bytes)
+    }
+
+    fn int(&self, at: u64) -> u32 {
+        low(self.long(at))
+    }
+
+    fn sigaction(&self, at: u64) -> SaEntry {
+        SaEntry {
+            sigaction: self.long(at),
+            flags: self.long(at + 8),
+            restorer: self.long(at + 16),
+            mask: self.long(at + 24),
+            compat_sigaction: Some(false),
+            mask_extended: None,
+        }
+    }
+
+    fn itimer(&self, at: u64) -> ItimerEntry {
+        let [isec, iusec, vsec, vusec] = [0, 8, 16, 24].map(|o| self.long(at + o));
+        ItimerEntry { isec, iusec, vsec, vusec }
+    }
+}

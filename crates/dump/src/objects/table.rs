@@ -1,0 +1,292 @@
+//! The files of a dump, each open file description once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::sys::stat::{FileStat, fstat};
+use nix::unistd::Pid;
+use rewake_images::Kind;
+use rewake_images::proto::{FdTypes, FileEntry, PipeDataEntry, RegFileEntry, RemapFilePathEntry, RemapType};
+
+use super::ghost::Ghost;
+use super::memfd::SharedObject;
+use super::{ObjectKind, OpenFile, Refusal, eventfd, eventpoll, memfd, pipe, regfile, signalfd, timerfd};
+use crate::error::{DumpError, Result};
+use crate::preflight::Obstacle;
+use crate::{proc, sys};
+
+/// Device and inode number.
+type Identity = (u64, u64);
+
+fn identity(stat: &FileStat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// What a mapping of a file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MappedFile {
+    pub(crate) id: u32,
+    /// It is a memfd or shared anonymous memory.
+    pub(crate) memfd: bool,
+}
+
+/// Contents of a pipe, or the promise of them.
+#[derive(Debug)]
+pub(crate) struct PipeContents {
+    pub(crate) kind: Kind,
+    pub(crate) entry: PipeDataEntry,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Every file of the dump: open ones, mapped ones, directories.
+#[derive(Debug, Default)]
+pub(crate) struct FileTable {
+    pub(crate) entries: Vec<FileEntry>,
+    pub(crate) shared: Vec<SharedObject>,
+    pub(crate) pipes: BTreeMap<u32, PipeContents>,
+    pub(crate) ghosts: Vec<Ghost>,
+    pub(crate) remaps: Vec<RemapFilePathEntry>,
+    /// Descriptors seen, by file, in the order kcmp(2) gives: files on one inode (all eventfds are) are found quickly.
+    known: HashMap<Identity, Vec<Known>>,
+    mapped: HashMap<(Identity, u32), MappedFile>,
+    shared_ids: HashMap<Identity, u32>,
+    ghost_ids: HashMap<Identity, u32>,
+    build_ids: HashMap<Identity, Vec<u32>>,
+    ghost_limit: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    pid: Pid,
+    fd: RawFd,
+    id: u32,
+    kind: FdTypes,
+}
+
+impl FileTable {
+    /// `ghost_limit` is the size in bytes up to which files that were deleted while open are taken along.
+    pub(crate) fn new(ghost_limit: u64) -> Self {
+        Self { ghost_limit, ..Self::default() }
+    }
+
+    fn next_id(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("fewer files than descriptors can be") + 1
+    }
+
+    /// Takes note of a descriptor; gives the id and type of the open file behind it, new or known.
+    pub(crate) fn add_fd(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
+        let bucket = self.known.entry(identity(&file.stat)).or_default();
+        let mut failed = None;
+        let place = bucket.binary_search_by(|known| {
+            if known.pid != file.pid {
+                // Two tasks: only trees have them, and those compare across.
+                return known.pid.cmp(&file.pid);
+            }
+            sys::kcmp_file(file.pid, known.fd, file.fd).unwrap_or_else(|errno| {
+                failed = Some(errno);
+                std::cmp::Ordering::Equal
+            })
+        });
+        if let Some(errno) = failed {
+            return Err(DumpError::call(file.pid, "kcmp", format!("descriptor {}", file.fd))(errno));
+        }
+        match place {
+            Ok(at) => {
+                let known = bucket.get(at).expect("binary_search found it there");
+                Ok((known.id, known.kind))
+            }
+            Err(at) => {
+                let (pid, fd, key) = (file.pid, file.fd, identity(&file.stat));
+                let (id, kind) = self.survey(file)?;
+                let bucket = self.known.entry(key).or_default();
+                bucket.insert(at, Known { pid, fd, id, kind });
+                Ok((id, kind))
+            }
+        }
+    }
+
+    fn survey(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
+        let refused = |refusal| {
+            refused(file.pid, &format!("descriptor {} ({})", file.fd, file.link.display()), refusal)
+        };
+        let kind = file.kind().map_err(&refused)?;
+        if kind == ObjectKind::Fifo {
+            return self.survey_fifo(file);
+        }
+        let id = self.next_id();
+        let entry = match kind {
+            ObjectKind::Path => {
+                let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), id).map_err(&refused)?;
+                regfile::file_entry(regfile::survey(
+                    &file,
+                    path,
+                    self.build_id(file.dup.as_fd(), &file.stat),
+                    id,
+                ))
+            }
+            ObjectKind::Memfd => {
+                let inode_id = self
+                    .shared_object(&file.dup, &file.stat, &file.link)
+                    .map_err(DumpError::call(file.pid, "dup", file.link.display().to_string()))?;
+                memfd::survey(&file, id, inode_id)
+            }
+            ObjectKind::Pipe => {
+                self.note_pipe(&file, Kind::PipesData)?;
+                pipe::survey_pipe(&file, id)?
+            }
+            ObjectKind::Eventfd => eventfd::survey(&file, id)?,
+            ObjectKind::Eventpoll => eventpoll::survey(&file, id)?,
+            ObjectKind::Timerfd => timerfd::survey(&file, id)?,
+            ObjectKind::Signalfd => signalfd::survey(&file, id)?,
+            ObjectKind::Fifo => unreachable!("dealt with above"),
+        };
+        let kind = entry.r#type();
+        self.entries.push(entry);
+        Ok((id, kind))
+    }
+
+    /// A named pipe is two entries: the path, and the open end.
+    fn survey_fifo(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
+        let what = format!("descriptor {} ({})", file.fd, file.link.display());
+        let regf_id = self.next_id();
+        let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), regf_id);
+        let path = path.map_err(|refusal| refused(file.pid, &what, refusal))?;
+        self.entries.push(regfile::file_entry(regfile::survey(&file, path, Vec::new(), regf_id)));
+        let id = self.next_id();
+        self.note_pipe(&file, Kind::FifoData)?;
+        self.entries.push(pipe::survey_fifo(&file, id, regf_id)?);
+        Ok((id, FdTypes::Fifo))
+    }
+
+    fn note_pipe(&mut self, file: &OpenFile, kind: Kind) -> Result<()> {
+        let pipe_id = pipe::pipe_id(file)?;
+        if !pipe::readable(file) || self.pipes.contains_key(&pipe_id) {
+            return Ok(());
+        }
+        let (entry, bytes) = pipe::contents(file)?;
+        if pipe::packets(file) && !bytes.is_empty() {
+            let refusal =
+                Refusal::new("a pipe in packet mode (O_DIRECT) holds data", "have the program read it first");
+            return Err(refused(
+                file.pid,
+                &format!("descriptor {} ({})", file.fd, file.link.display()),
+                refusal,
+            ));
+        }
+        self.pipes.insert(pipe_id, PipeContents { kind, entry, bytes });
+        Ok(())
+    }
+
+    /// Takes note of a file that is mapped, run or stood in: `link` is its name in the directory of /proc.
+    /// `flags` are those to open it with again.
+    pub(crate) fn add_link(&mut self, pid: Pid, link: &str, flags: u32) -> Result<MappedFile> {
+        let path = proc::link(pid, link)?;
+        let file = open_path(Path::new(&format!("/proc/{pid}/{link}")));
+        let file = file.map_err(DumpError::proc(pid, link))?;
+        let stat = fstat(&file).map_err(DumpError::call(pid, "fstat", link))?;
+        let key = (identity(&stat), flags);
+        if let Some(known) = self.mapped.get(&key) {
+            return Ok(*known);
+        }
+        let id = self.next_id();
+        let shared_memory = stat.st_nlink == 0 && shared_memory(&path);
+        let entry = if shared_memory {
+            let readable = File::open(format!("/proc/{pid}/{link}")).map_err(DumpError::proc(pid, link))?;
+            let inode_id = self
+                .shared_object(&readable.into(), &stat, &path)
+                .map_err(DumpError::call(pid, "dup", link))?;
+            memfd::mapped(id, flags, inode_id)
+        } else {
+            let name = self.path_of(&stat, &path, file.as_fd(), id);
+            let name =
+                name.map_err(|refusal| refused(pid, &format!("{link} ({})", path.display()), refusal))?;
+            let mut reg: RegFileEntry = regfile::named(name, &stat, flags, id);
+            reg.build_id = self.build_id(file.as_fd(), &stat);
+            regfile::file_entry(reg)
+        };
+        self.entries.push(entry);
+        let mapped = MappedFile { id, memfd: shared_memory };
+        self.mapped.insert(key, mapped);
+        Ok(mapped)
+    }
+
+    /// The path to write for a file, which becomes a ghost if it was deleted.
+    fn path_of(
+        &mut self,
+        stat: &FileStat,
+        link: &Path,
+        file: BorrowedFd<'_>,
+        id: u32,
+    ) -> Result<String, Refusal> {
+        if stat.st_nlink > 0 {
+            return regfile::reachable(link, stat);
+        }
+        let name = link.to_str().map(|l| l.strip_suffix(" (deleted)").unwrap_or(l).to_owned());
+        let name = name.ok_or_else(|| {
+            Refusal::new("its path is not valid UTF-8, which the format requires", "close it")
+        })?;
+        let key = identity(stat);
+        let remap_id = match self.ghost_ids.get(&key) {
+            Some(&remap_id) => remap_id,
+            None => {
+                let remap_id = u32::try_from(self.ghosts.len()).expect("fewer ghosts than files") + 1;
+                self.ghosts.push(Ghost::of(file, stat, remap_id, self.ghost_limit)?);
+                self.ghost_ids.insert(key, remap_id);
+                remap_id
+            }
+        };
+        let remap_type = Some(RemapType::Ghost.into());
+        self.remaps.push(RemapFilePathEntry { orig_id: id, remap_id, remap_type });
+        Ok(name)
+    }
+
+    fn shared_object(
+        &mut self,
+        file: &OwnedFd,
+        stat: &FileStat,
+        link: &Path,
+    ) -> Result<u32, nix::errno::Errno> {
+        if let Some(&id) = self.shared_ids.get(&identity(stat)) {
+            return Ok(id);
+        }
+        let id = u32::try_from(self.shared.len()).expect("fewer objects than mappings") + 1;
+        let file =
+            file.try_clone().map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+        self.shared.push(memfd::object(file, stat, link, id));
+        self.shared_ids.insert(identity(stat), id);
+        Ok(id)
+    }
+
+    fn build_id(&mut self, file: BorrowedFd<'_>, stat: &FileStat) -> Vec<u32> {
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size == 0 {
+            return Vec::new();
+        }
+        self.build_ids.entry(identity(stat)).or_insert_with(|| read_build_id(file)).clone()
+    }
+}
+
+/// A file that cannot be read has no build-id as far as anybody can tell.
+fn read_build_id(file: BorrowedFd<'_>) -> Vec<u32> {
+    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+    let build_id = again.and_then(|file| rewake_filecheck::build_id::read(&file).ok().flatten());
+    build_id.map(|id| id.to_words()).unwrap_or_default()
+}
+
+fn open_path(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+fn shared_memory(link: &Path) -> bool {
+    let name = link.as_os_str().as_encoded_bytes();
+    name.starts_with(b"/memfd:") || name == b"/dev/zero (deleted)"
+}
+
+pub(crate) fn refused(pid: Pid, object: &str, refusal: Refusal) -> DumpError {
+    let Refusal { reason, remedy } = refusal;
+    let obstacle =
+        Obstacle { pid: pid.as_raw(), object: object.to_owned(), reason, remedy: remedy.to_owned() };
+    DumpError::Obstacles { obstacles: vec![obstacle] }
+}

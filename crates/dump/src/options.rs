@@ -1,0 +1,68 @@
+//! What is asked of a dump, and what came of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+/// What becomes of the process after its dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum After {
+    /// It is killed: the checkpoint takes its place.
+    #[default]
+    Kill,
+    /// It goes on.
+    LeaveRunning,
+    /// It is left in a job-control stop (SIGSTOP).
+    LeaveStopped,
+}
+
+/// What to dump, where to, and how.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DumpOptions {
+    /// The process.
+    pub pid: Pid,
+    /// Where the checkpoint goes.
+    pub images_dir: PathBuf,
+    /// What becomes of the process.
+    pub after: After,
+    /// Threads that copy memory.
+    pub threads: usize,
+    /// Files that were deleted while open are taken along up to this size in bytes.
+    pub ghost_limit: u64,
+}
+
+impl DumpOptions {
+    /// Dumps `pid` to `images_dir` and kills it; memory is copied by a thread per CPU.
+    pub fn new(pid: Pid, images_dir: impl Into<PathBuf>) -> Self {
+        let threads = rewake_memdump::CaptureOptions::default().threads;
+        Self { pid, images_dir: images_dir.into(), after: After::default(), threads, ghost_limit: 1 << 20 }
+    }
+}
+
+/// What a dump did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DumpReport {
+    /// Threads of the process.
+    pub threads: usize,
+    /// Mappings.
+    pub mappings: usize,
+    /// Descriptors.
+    pub descriptors: usize,
+    /// Pages of memory written.
+    pub pages: u64,
+    /// Of these, pages of shared memory.
+    pub shared_pages: u64,
+    /// Pages that were looked at.
+    pub pages_scanned: u64,
+    /// Time until all threads stood.
+    pub freezing: Duration,
+    /// Time the process stood.
+    pub frozen: Duration,
+    /// Time that went into copying memory.
+    pub copying: Duration,
+    /// Time of everything.
+    pub total: Duration,
+}

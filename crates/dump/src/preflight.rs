@@ -1,0 +1,228 @@
+//! What stands in the way of a dump, before anything is frozen.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, RawFd};
+
+use nix::unistd::Pid;
+
+use crate::error::{DumpError, Result};
+use crate::objects::{self, ObjectKind, OpenFile, Refusal};
+use crate::proc::{self, Stat, Status};
+use crate::{mm, sys};
+
+/// Something that cannot be dumped.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Obstacle {
+    /// The task.
+    pub pid: i32,
+    /// What it holds.
+    pub object: String,
+    /// Why that cannot be dumped.
+    pub reason: String,
+    /// What can be done about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, object, reason, remedy } = self;
+        write!(f, "pid {pid}: {object}: {reason} ({remedy})")
+    }
+}
+
+/// Everything found that stands in the way of dumping `pid`. Empty if it can be dumped.
+///
+/// The task is looked at while it runs: what it does in between may still be an obstacle to the dump itself.
+///
+/// # Errors
+/// [`DumpError::Proc`] for a process that is not there or may not be looked at.
+pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
+    let mut found = Findings { pid, obstacles: Vec::new() };
+    let stat = Stat::read(pid)?;
+    let status = Status::read(pid)?;
+    if let Some(refusal) = kind_of_process(pid, &stat, &status) {
+        found.add("the process", refusal);
+        return Ok(found.obstacles);
+    }
+    process(&mut found, &stat, &status)?;
+    descriptors(&mut found)?;
+    for area in rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source })? {
+        if let Some(refusal) = mm::refusal(&area) {
+            found.add(&format!("memory {:#x}-{:#x}", area.start, area.end), refusal);
+        }
+    }
+    Ok(found.obstacles)
+}
+
+struct Findings {
+    pid: Pid,
+    obstacles: Vec<Obstacle>,
+}
+
+impl Findings {
+    fn add(&mut self, object: &str, refusal: Refusal) {
+        self.obstacles.push(Obstacle {
+            pid: self.pid.as_raw(),
+            object: object.to_owned(),
+            reason: refusal.reason,
+            remedy: refusal.remedy.to_owned(),
+        });
+    }
+}
+
+fn refuse(reason: impl Into<String>, remedy: &'static str) -> Refusal {
+    Refusal { reason: reason.into(), remedy }
+}
+
+/// What is no process that could be dumped at all.
+fn kind_of_process(pid: Pid, stat: &Stat, status: &Status) -> Option<Refusal> {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    if pid == Pid::this() {
+        return Some(refuse("it is the dumper itself", "dump it from another process"));
+    }
+    if stat.state == 'Z' || stat.state == 'X' {
+        return Some(refuse(
+            "it has ended and only waits for its parent (zombie)",
+            "nothing is left to dump",
+        ));
+    }
+    if stat.flags & PF_KTHREAD != 0 {
+        return Some(refuse("it is a thread of the kernel", "dump a process"));
+    }
+    if status.tgid != pid.as_raw() {
+        let reason = format!("it is a thread of process {}", status.tgid);
+        return Some(refuse(reason, "dump the process"));
+    }
+    None
+}
+
+fn process(found: &mut Findings, stat: &Stat, status: &Status) -> Result<()> {
+    let pid = found.pid;
+    for tid in list(pid, "task")? {
+        let children = proc::read(pid, &format!("task/{tid}/children")).unwrap_or_default();
+        for child in children.split_ascii_whitespace() {
+            found.add(
+                &format!("child {child}"),
+                refuse("process trees cannot be dumped yet", "dump processes without children"),
+            );
+        }
+    }
+    for ns in ["pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time"] {
+        let theirs = proc::link(pid, &format!("ns/{ns}"))?;
+        let ours = std::fs::read_link(format!("/proc/self/ns/{ns}")).ok();
+        if ours.is_some_and(|ours| ours != theirs) {
+            let reason = "namespaces other than the dumper's own cannot be dumped yet";
+            found.add(
+                &format!("{ns} namespace"),
+                refuse(reason, "run the dump inside, for instance with nsenter"),
+            );
+        }
+    }
+    if status.seccomp != 0 {
+        found
+            .add("seccomp", refuse("seccomp filters cannot be dumped yet", "start the program without them"));
+    }
+    if stat.tty != 0 && stat.sid == pid.as_raw() {
+        found.add(
+            "controlling terminal",
+            refuse("terminals cannot be dumped", "start the program with setsid"),
+        );
+    }
+    let mut class = [0; 5];
+    let exe = File::open(format!("/proc/{pid}/exe")).and_then(|mut exe| exe.read_exact(&mut class));
+    exe.map_err(DumpError::proc(pid, "exe"))?;
+    const ELFCLASS64: u8 = 2;
+    if class.last() != Some(&ELFCLASS64) {
+        found.add("the program", refuse("32-bit programs cannot be dumped", "none"));
+    }
+    Ok(())
+}
+
+/// The numbers that are names in a directory of /proc, ascending.
+pub(crate) fn list(pid: Pid, dir: &str) -> Result<Vec<RawFd>> {
+    let failed = || DumpError::proc(pid, dir);
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/{dir}")).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        numbers.extend(name.to_str().and_then(|n| n.parse::<RawFd>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn descriptors(found: &mut Findings) -> Result<()> {
+    let pid = found.pid;
+    let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
+    let mut pipes = Pipes::default();
+    for fd in list(pid, "fd")? {
+        let file = match OpenFile::take(pid, pidfd.as_fd(), fd) {
+            Ok(file) => file,
+            // Closed since it was listed.
+            Err(DumpError::Call { source: nix::errno::Errno::EBADF, .. }) => continue,
+            Err(e) => return Err(e),
+        };
+        let object = format!("descriptor {fd} ({})", file.link.display());
+        match file.kind() {
+            Err(refusal) => found.add(&object, refusal),
+            Ok(ObjectKind::Path | ObjectKind::Fifo) if file.stat.st_nlink > 0 => {
+                if let Err(refusal) = objects::reachable(&file.link, &file.stat) {
+                    found.add(&object, refusal);
+                }
+            }
+            Ok(ObjectKind::Pipe) => pipes.add(file),
+            Ok(_) => {}
+        }
+    }
+    for (object, refusal) in pipes.foreign() {
+        found.add(&object, refusal);
+    }
+    for lock in locks(pid) {
+        found.add(
+            "file lock",
+            refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it"),
+        );
+    }
+    Ok(())
+}
+
+/// The locks of a process, as lines of /proc/locks. proc_locks(5).
+fn locks(pid: Pid) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let pid = pid.to_string();
+    let of_pid = |line: &&str| line.split_ascii_whitespace().nth(4) == Some(pid.as_str());
+    text.lines().filter(of_pid).map(ToOwned::to_owned).collect()
+}
+
+/// Ends of pipes, to find those whose other end is outside.
+#[derive(Default)]
+pub(crate) struct Pipes {
+    ends: HashMap<u64, (Vec<OpenFile>, bool, bool)>,
+}
+
+impl Pipes {
+    pub(crate) fn add(&mut self, file: OpenFile) {
+        let read_write = file.flags & libc::O_ACCMODE.unsigned_abs() == libc::O_RDWR.unsigned_abs();
+        let (ends, readers, writers) = self.ends.entry(file.stat.st_ino).or_default();
+        let reads = objects::readable(&file);
+        *readers |= reads;
+        *writers |= !reads || read_write;
+        ends.push(file);
+    }
+
+    /// Pipes that lead out of the process.
+    pub(crate) fn foreign(&self) -> Vec<(String, Refusal)> {
+        let open = self.ends.values().filter(|(_, readers, writers)| readers != writers);
+        let mut found = Vec::new();
+        for file in open.flat_map(|(ends, ..)| ends.iter().take(1)) {
+            if objects::other_end_is_open(file) {
+                let reason = "the other end of the pipe is open in another process";
+                let object = format!("descriptor {} ({})", file.fd, file.link.display());
+                found.push((object, refuse(reason, "start the program with files instead of pipes")));
+            }
+        }
+        found
+    }
+}

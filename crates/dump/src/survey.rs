@@ -1,0 +1,178 @@
+//! The dump itself: freeze, look, write, let go.
+
+use std::os::fd::{AsFd, RawFd};
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use rewake_images::CheckpointWriter;
+use rewake_images::extra::TaskExtra;
+use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry};
+use rewake_memdump::{Area, CaptureError, same_mappings};
+use rewake_tracee::{Release, ThreadGroup};
+
+use crate::core::{self, Process};
+use crate::error::{DumpError, Result};
+use crate::objects::{FileTable, OpenFile, refused};
+use crate::options::{After, DumpOptions, DumpReport};
+use crate::preflight::{self, Pipes, list};
+use crate::proc::{self, Stat, Status};
+use crate::{asked, extra, memory, mm, sys, write};
+
+/// A process as it is written down.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) pid: Pid,
+    pub(crate) stat: Stat,
+    pub(crate) cores: Vec<(Pid, CoreEntry)>,
+    pub(crate) mm: MmEntry,
+    pub(crate) fs: FsEntry,
+    pub(crate) fdinfo: Vec<FdinfoEntry>,
+    pub(crate) extra: TaskExtra,
+}
+
+/// Dumps a process.
+///
+/// # Errors
+/// [`DumpError::Obstacles`] if it holds what cannot be dumped; the others when something fails. In every case the
+/// process goes on as before and no checkpoint is left behind.
+pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
+    let begun = Instant::now();
+    let pid = options.pid;
+    let obstacles = preflight::preflight(pid)?;
+    if !obstacles.is_empty() {
+        return Err(DumpError::Obstacles { obstacles });
+    }
+    let writer = CheckpointWriter::create(&options.images_dir)?;
+    // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
+    let areas = rewake_memdump::areas(pid).map_err(capture(pid))?;
+
+    let freezing = Instant::now();
+    let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
+    let frozen = Instant::now();
+    let areas = settled(pid, areas)?;
+    for area in &areas {
+        if let Some(refusal) = mm::refusal(area) {
+            return Err(refused(pid, &format!("memory {:#x}-{:#x}", area.start, area.end), refusal));
+        }
+    }
+    let mut files = FileTable::new(options.ghost_limit);
+    let mut task = survey(&mut group, &areas, &mut files)?;
+    let mut report = DumpReport {
+        threads: task.cores.len(),
+        mappings: areas.len(),
+        descriptors: task.fdinfo.len(),
+        freezing: frozen.duration_since(freezing),
+        ..Default::default()
+    };
+    let copying = Instant::now();
+    memory::shared(&files.shared, &writer, options.threads, &mut report)?;
+    memory::private(pid, &areas, &writer, options.threads, &mut report, &mut task.extra)?;
+    report.copying = copying.elapsed();
+    write::images(&writer, &task, &files)?;
+
+    let how = match options.after {
+        After::LeaveRunning => Release::Resume,
+        After::LeaveStopped => Release::Stop,
+        // Not before the checkpoint is safe.
+        After::Kill => {
+            writer.commit(&write::inventory())?;
+            report.frozen = frozen.elapsed();
+            group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
+            report.total = begun.elapsed();
+            return Ok(report);
+        }
+    };
+    group.release(how).map_err(DumpError::tracee(pid))?;
+    report.frozen = frozen.elapsed();
+    writer.commit(&write::inventory())?;
+    report.total = begun.elapsed();
+    Ok(report)
+}
+
+fn capture(pid: Pid) -> impl FnOnce(CaptureError) -> DumpError {
+    move |source| DumpError::Capture { pid, source }
+}
+
+/// The mappings of a process that stands: those read before if they still hold, else read again.
+fn settled(pid: Pid, before: Vec<Area>) -> Result<Vec<Area>> {
+    let now = rewake_memdump::maps(pid).map_err(capture(pid))?;
+    if same_mappings(&before, &now) { Ok(before) } else { rewake_memdump::areas(pid).map_err(capture(pid)) }
+}
+
+fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Result<Task> {
+    let pid = group.pid();
+    let stat = Stat::read(pid)?;
+    let timers = proc::posix_timers(pid)?;
+    let fds = list(pid, "fd")?;
+    // Files that are mapped come first, as in every checkpoint.
+    let exe = files.add_link(pid, "exe", 0)?;
+    let mut task = Task {
+        pid,
+        cores: Vec::new(),
+        mm: MmEntry::default(),
+        fs: FsEntry::default(),
+        fdinfo: Vec::new(),
+        extra: TaskExtra::default(),
+        stat: stat.clone(),
+    };
+    let mut vmas = Vec::with_capacity(areas.len());
+    for area in areas {
+        let (vma, extra) = mm::vma(pid, area, files)?;
+        vmas.push(vma);
+        if !extra.is_plain() {
+            task.extra.areas.push(extra);
+        }
+    }
+    mm::merge_vvar(&mut vmas);
+    let status = Status::read(pid)?;
+    task.fs = FsEntry {
+        cwd_id: files.add_link(pid, "cwd", 0)?.id,
+        root_id: files.add_link(pid, "root", 0)?.id,
+        umask: Some(status.umask),
+    };
+
+    let timer_ids: Vec<u32> = timers.iter().map(|timer| timer.id).collect();
+    let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
+    let state = asked::process(&mut remote, &timer_ids, &fds)?;
+    let thread_states = asked::threads(&mut remote)?;
+    // What is mapped into the process for the questions must not be there while its memory is copied.
+    remote.drop_scratch().map_err(DumpError::tracee(pid))?;
+
+    task.fdinfo = descriptors(pid, &fds, &state.fd_flags, files)?;
+    task.mm = mm::entry(pid, &stat, &state, exe.id, vmas)?;
+    task.extra.timer_slack_ns = Some(state.timer_slack_ns);
+    task.extra.coredump_filter = extra::coredump_filter(pid)?;
+    let process = Process { pid, stat, status, timers, state };
+    let leader = thread_states.first().expect("a group has its first thread").clone();
+    for (thread, state) in group.threads().iter().zip(&thread_states) {
+        let tid = thread.tid();
+        task.cores.push((tid, core::survey(&process, thread, state, &leader)?));
+        task.extra.threads.extend(extra::thread(tid)?);
+    }
+    Ok(task)
+}
+
+fn descriptors(pid: Pid, fds: &[RawFd], fd_flags: &[u32], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {
+    let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
+    let mut entries = Vec::with_capacity(fds.len());
+    let mut pipes = Pipes::default();
+    for (&fd, &flags) in fds.iter().zip(fd_flags) {
+        let file = OpenFile::take(pid, pidfd.as_fd(), fd)?;
+        let pipe = file.is_pipe().then(|| file.again()).transpose()?;
+        let (id, kind) = files.add_fd(file)?;
+        entries.push(FdinfoEntry {
+            id,
+            flags,
+            r#type: kind.into(),
+            fd: fd.unsigned_abs(),
+            ..Default::default()
+        });
+        if let Some(pipe) = pipe {
+            pipes.add(pipe);
+        }
+    }
+    match pipes.foreign().into_iter().next() {
+        Some((object, refusal)) => Err(refused(pid, &object, refusal)),
+        None => Ok(entries),
+    }
+}

@@ -1,0 +1,132 @@
+//! The images, apart from memory.
+
+use std::io::Read;
+
+use nix::time::{ClockId, clock_gettime};
+use rewake_images::proto::{
+    InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, TaskKobjIdsEntry, TimensEntry, Timespec,
+};
+use rewake_images::{CheckpointWriter, Kind};
+
+use crate::error::Result;
+use crate::objects::FileTable;
+use crate::survey::Task;
+
+/// Ids of the kernel objects of the dumper itself; the task shares its namespaces.
+fn root_ids() -> TaskKobjIdsEntry {
+    TaskKobjIdsEntry {
+        vm_id: 1,
+        files_id: 1,
+        fs_id: 1,
+        sighand_id: 1,
+        pid_ns_id: Some(1),
+        net_ns_id: Some(2),
+        ipc_ns_id: Some(3),
+        uts_ns_id: Some(4),
+        time_ns_id: Some(5),
+        mnt_ns_id: Some(6),
+        user_ns_id: Some(7),
+        cgroup_ns_id: Some(8),
+    }
+}
+
+fn task_ids() -> TaskKobjIdsEntry {
+    TaskKobjIdsEntry { vm_id: 2, files_id: 2, fs_id: 2, sighand_id: 2, ..root_ids() }
+}
+
+/// Writes what was surveyed.
+pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) -> Result<()> {
+    let number = |id: i32| u64::from(id.unsigned_abs());
+    let pid = Some(number(task.pid.as_raw()));
+    let pstree = PstreeEntry {
+        pid: task.pid.as_raw().unsigned_abs(),
+        ppid: 0,
+        pgid: task.stat.pgid.unsigned_abs(),
+        sid: task.stat.sid.unsigned_abs(),
+        threads: task.cores.iter().map(|(tid, _)| tid.as_raw().unsigned_abs()).collect(),
+    };
+    writer.write(Kind::Pstree, None, &pstree)?;
+    for (tid, core) in &task.cores {
+        writer.write(Kind::Core, Some(number(tid.as_raw())), core)?;
+    }
+    let ids = task_ids();
+    writer.write(Kind::Mm, pid, &task.mm)?;
+    writer.write(Kind::Fs, pid, &task.fs)?;
+    writer.write(Kind::Ids, pid, &ids)?;
+    writer.write(Kind::TaskExtra, pid, &task.extra)?;
+    writer.write_all(Kind::Fdinfo, Some(ids.files_id.into()), &task.fdinfo)?;
+    writer.write_all(Kind::Files, None, &files.entries)?;
+    writer.write_all(Kind::RemapFpath, None, &files.remaps)?;
+    let inodes: Vec<_> = files.shared.iter().map(|object| object.inode.clone()).collect();
+    writer.write_all(Kind::Memfd, None, &inodes)?;
+    for kind in [Kind::PipesData, Kind::FifoData] {
+        pipes(writer, files, kind)?;
+    }
+    ghosts(writer, files)?;
+    writer.write(Kind::Seccomp, None, &SeccompEntry::default())?;
+    writer.write(Kind::Timens, Some(0), &clocks())?;
+    Ok(())
+}
+
+fn pipes(writer: &CheckpointWriter, files: &FileTable, kind: Kind) -> Result<()> {
+    let mut image = None;
+    for pipe in files.pipes.values().filter(|pipe| pipe.kind == kind) {
+        if image.is_none() {
+            image = Some(writer.image(kind, None)?);
+        }
+        if let Some(image) = &mut image {
+            image.push_with(&pipe.entry, &pipe.bytes)?;
+        }
+    }
+    image.map_or(Ok(()), |image| Ok(image.finish()?))
+}
+
+fn ghosts(writer: &CheckpointWriter, files: &FileTable) -> Result<()> {
+    for ghost in &files.ghosts {
+        let mut bytes = Vec::new();
+        if let Some(mut file) = ghost.file.as_ref() {
+            let name = Kind::GhostFile.file_name(Some(ghost.remap_id.into()));
+            file.read_to_end(&mut bytes).map_err(crate::DumpError::proc(
+                nix::unistd::Pid::from_raw(0),
+                format!("contents for {name}"),
+            ))?;
+        }
+        let mut image = writer.image(Kind::GhostFile, Some(ghost.remap_id.into()))?;
+        image.push_with(&ghost.entry, &bytes)?;
+        image.finish()?;
+    }
+    Ok(())
+}
+
+fn clocks() -> TimensEntry {
+    let now = |clock| {
+        // Neither clock can fail on a kernel that can be dumped on.
+        let time = clock_gettime(clock).map_or((0, 0), |t| (t.tv_sec(), t.tv_nsec()));
+        Timespec { tv_sec: time.0.unsigned_abs(), tv_nsec: time.1.unsigned_abs() }
+    };
+    TimensEntry { monotonic: now(ClockId::CLOCK_MONOTONIC), boottime: now(ClockId::CLOCK_BOOTTIME) }
+}
+
+/// What the checkpoint says of itself.
+pub(crate) fn inventory() -> InventoryEntry {
+    const LAYOUT_V11: u32 = 2;
+    const NETWORK_LOCK_SKIP: u32 = 2;
+    InventoryEntry {
+        img_version: LAYOUT_V11,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(root_ids()),
+        ns_per_id: Some(true),
+        root_cg_set: Some(1),
+        lsmtype: Some(Lsmtype::NoLsm.into()),
+        network_lock_method: Some(NETWORK_LOCK_SKIP),
+        plugins_entry: Some(PluginsEntry::default()),
+        dump_criu_run_id: run_id(),
+        ..Default::default()
+    }
+}
+
+/// A random UUID, which tells one run from another.
+fn run_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+    Some(text.trim().to_owned())
+}

@@ -1,0 +1,80 @@
+//! What a task has that CRIU's format has no place for: an image of our own beside the others, which CRIU ignores.
+//!
+//! `rewake-task-PID.img` is framed like any image. A checkpoint without it (one that CRIU made) is complete all the same;
+//! the task then gets what the kernel gives by default.
+
+use prost::{Message, Name};
+
+/// State of a task beyond `core`, `mm` and `fs`.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskExtra {
+    /// prctl(PR_SET_TIMERSLACK) of the first thread, in nanoseconds.
+    #[prost(uint64, optional, tag = "1")]
+    pub timer_slack_ns: Option<u64>,
+    /// `/proc/PID/coredump_filter`.
+    #[prost(uint32, optional, tag = "2")]
+    pub coredump_filter: Option<u32>,
+    /// What is particular to its threads.
+    #[prost(message, repeated, tag = "3")]
+    pub threads: Vec<ThreadExtra>,
+    /// What is particular to its mappings.
+    #[prost(message, repeated, tag = "4")]
+    pub areas: Vec<AreaExtra>,
+}
+
+/// State of a thread.
+#[derive(Clone, PartialEq, Message)]
+pub struct ThreadExtra {
+    /// The thread.
+    #[prost(uint32, tag = "1")]
+    pub tid: u32,
+    /// CPUs it may run on, one bit each, lowest first; absent if it may run on all.
+    #[prost(uint64, repeated, tag = "2")]
+    pub affinity: Vec<u64>,
+    /// ioprio_get(2), 0 for none.
+    #[prost(uint32, tag = "3")]
+    pub io_priority: u32,
+    /// Children go back to ordinary scheduling: SCHED_FLAG_RESET_ON_FORK.
+    #[prost(bool, tag = "4")]
+    pub reset_on_fork: bool,
+}
+
+/// State of a mapping.
+#[derive(Clone, PartialEq, Message)]
+pub struct AreaExtra {
+    /// First address.
+    #[prost(uint64, tag = "1")]
+    pub start: u64,
+    /// First address behind it.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+    /// Guard pages inside it (MADV_GUARD_INSTALL): pairs of first address and first address behind.
+    #[prost(uint64, repeated, tag = "3")]
+    pub guards: Vec<u64>,
+    /// Pages are locked as they are faulted in: MLOCK_ONFAULT.
+    #[prost(bool, tag = "4")]
+    pub lock_on_fault: bool,
+    /// Sealed: mseal(2).
+    #[prost(bool, tag = "5")]
+    pub sealed: bool,
+    /// MADV_SEQUENTIAL (2) or MADV_RANDOM (1), 0 for neither.
+    #[prost(uint32, tag = "6")]
+    pub read_ahead: u32,
+    /// Name given with prctl(PR_SET_VMA_ANON_NAME), empty for none.
+    #[prost(bytes = "vec", tag = "7")]
+    pub name: Vec<u8>,
+}
+
+impl Name for TaskExtra {
+    const NAME: &'static str = "rewake_task_entry";
+    const PACKAGE: &'static str = "";
+}
+
+impl AreaExtra {
+    /// Whether it says anything.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let Self { start, end, .. } = *self;
+        *self == Self { start, end, ..Self::default() }
+    }
+}

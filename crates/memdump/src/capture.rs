@@ -1,0 +1,230 @@
+//! Carrying out a plan: reading the pages and writing them down.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use nix::unistd::Pid;
+
+use crate::error::{CaptureError, is_gone};
+use crate::plan::{Chunk, Chunks, PagePlan};
+use crate::remote::{ProcMem, ProcessVm, RemoteMemory};
+
+/// How memory is captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureOptions {
+    /// Threads that copy, at least one. The first copies in the calling thread if it is the only one.
+    pub threads: usize,
+    /// Buffer of each thread in bytes, rounded down to pages, at least one page.
+    pub buffer_bytes: usize,
+}
+
+impl Default for CaptureOptions {
+    /// As many threads as there are CPUs, since filling the page cache is the work of one CPU per writer, and 1 MiB
+    /// each, about the size of a second-level cache: smaller costs more calls, larger gains nothing.
+    fn default() -> Self {
+        Self { threads: thread::available_parallelism().map_or(1, NonZeroUsize::get), buffer_bytes: 1 << 20 }
+    }
+}
+
+/// What was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CaptureStats {
+    /// Pages written.
+    pub pages: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Of these, bytes that were readable by the slow way only, for example because the area is PROT_NONE.
+    pub forced_bytes: u64,
+}
+
+/// Reads the pages of `plan` from `pid` and writes them to `out` at the places the plan says.
+///
+/// The process must stand still: a page of the plan that cannot be read is an error. Nothing is synced. Memory used is
+/// one buffer per thread, whatever the size of the plan.
+///
+/// # Errors
+/// [`CaptureError::Died`], [`CaptureError::Unreadable`], [`CaptureError::Write`]; [`CaptureError::Proc`] without
+/// permission.
+pub fn capture(
+    pid: Pid,
+    plan: &PagePlan,
+    out: &File,
+    options: &CaptureOptions,
+) -> Result<CaptureStats, CaptureError> {
+    let forced = ProcMem::open(pid)?;
+    Capture { pid, memory: &ProcessVm::new(pid), forced: &forced, out }.run(plan, options)
+}
+
+/// As [`capture`], from any kind of memory. `pid` is only named in errors.
+///
+/// # Errors
+/// As [`capture`].
+pub fn capture_from<M: RemoteMemory + Sync>(
+    memory: &M,
+    pid: Pid,
+    plan: &PagePlan,
+    out: &File,
+    options: &CaptureOptions,
+) -> Result<CaptureStats, CaptureError> {
+    Capture { pid, memory, forced: memory, out }.run(plan, options)
+}
+
+/// Everything the copying threads share and do not change.
+#[derive(Debug)]
+struct Capture<'a, M, F> {
+    pid: Pid,
+    memory: &'a M,
+    /// Asked for pieces that `memory` refuses.
+    forced: &'a F,
+    out: &'a File,
+}
+
+impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Capture<'_, M, F> {
+    fn run(&self, plan: &PagePlan, options: &CaptureOptions) -> Result<CaptureStats, CaptureError> {
+        let work = Work::new(plan.chunks(options.buffer_bytes));
+        let largest = options.buffer_bytes.min(usize::try_from(plan.total_bytes()).unwrap_or(usize::MAX));
+        // No more threads than there can be chunks for.
+        let useful = usize::try_from(plan.total_bytes()).unwrap_or(usize::MAX).div_ceil(largest.max(1));
+        let threads = options.threads.min(useful).max(1);
+        if threads == 1 {
+            self.copy(&work, largest)?;
+        } else {
+            thread::scope(|scope| {
+                let copying: Vec<_> =
+                    (0..threads).map(|_| scope.spawn(|| self.copy(&work, largest))).collect();
+                // The first error in the order of threads; all of them are waited for.
+                let ended = copying.into_iter().map(|thread| thread.join().expect("copying never panics"));
+                ended.fold(Ok(()), Result::and)
+            })?;
+        }
+        Ok(work.into_stats())
+    }
+
+    /// What one thread does: takes chunks until there are none or one of them failed.
+    fn copy(&self, work: &Work<'_>, buffer_bytes: usize) -> Result<(), CaptureError> {
+        let mut buffer = Vec::with_capacity(buffer_bytes);
+        while let Some(chunk) = work.take() {
+            let done = self.copy_chunk(&chunk, &mut buffer);
+            if done.is_err() {
+                work.stop();
+            }
+            work.add(done?);
+        }
+        Ok(())
+    }
+
+    fn copy_chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<CaptureStats, CaptureError> {
+        let bytes = chunk.len_bytes();
+        buffer.resize(usize::try_from(bytes).expect("a chunk fits into the buffer"), 0);
+        let forced_bytes = self.fill(chunk, buffer)?;
+        let write = self.out.write_all_at(buffer, chunk.file_offset);
+        write.map_err(|source| CaptureError::Write { offset: chunk.file_offset, source })?;
+        Ok(CaptureStats { pages: bytes / crate::PAGE_SIZE, bytes, forced_bytes })
+    }
+
+    /// Reads the pieces of `chunk` into `buffer`; returns how many bytes had to be forced.
+    fn fill(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<u64, CaptureError> {
+        let mut pieces = chunk.iovecs.clone();
+        let (mut finished, mut filled, mut forced_bytes) = (0, 0, 0);
+        while let Some(left @ &mut [(addr, len), ..]) = pieces.get_mut(finished..) {
+            let rest = buffer.get_mut(filled..).expect("the buffer is as long as the pieces");
+            let mut read = match self.memory.read_pieces(left, rest) {
+                Ok(read) => read,
+                Err(error) if is_gone(&error) => return Err(CaptureError::Died { pid: self.pid }),
+                Err(_) => 0, // the slow way can do more, and its error is the one that counts
+            };
+            if read == 0 {
+                read = self.force(addr, len, rest)?;
+                forced_bytes += to_u64(read);
+            }
+            filled += read;
+            finished += advance(left, to_u64(read));
+        }
+        Ok(forced_bytes)
+    }
+
+    fn force(&self, addr: u64, len: u64, rest: &mut [u8]) -> Result<usize, CaptureError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(rest.len());
+        let part = rest.get_mut(..len).unwrap_or_default();
+        match self.forced.read_at(addr, part) {
+            Ok(0) => Err(self.unreadable(addr, io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => Ok(read),
+            Err(source) if is_gone(&source) => Err(CaptureError::Died { pid: self.pid }),
+            Err(source) => Err(self.unreadable(addr, source)),
+        }
+    }
+
+    fn unreadable(&self, addr: u64, source: io::Error) -> CaptureError {
+        CaptureError::Unreadable { pid: self.pid, addr, source }
+    }
+}
+
+/// Takes the first `read` bytes off `pieces`; returns how many of them that finishes.
+fn advance(pieces: &mut [(u64, u64)], mut read: u64) -> usize {
+    let mut finished = 0;
+    for (addr, len) in pieces {
+        let part = read.min(*len);
+        (*addr, *len, read) = (*addr + part, *len - part, read - part);
+        if *len > 0 {
+            break;
+        }
+        finished += 1;
+    }
+    finished
+}
+
+fn to_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("usize is at most 64 bits")
+}
+
+/// The chunks still to be copied and what was done so far. A lock is taken per chunk, which takes about a tenth of a
+/// millisecond to copy.
+#[derive(Debug)]
+struct Work<'a>(Mutex<State<'a>>);
+
+#[derive(Debug)]
+struct State<'a> {
+    chunks: Chunks<'a>,
+    stopped: bool,
+    stats: CaptureStats,
+}
+
+impl<'a> Work<'a> {
+    fn new(chunks: Chunks<'a>) -> Self {
+        Self(Mutex::new(State { chunks, stopped: false, stats: CaptureStats::default() }))
+    }
+
+    /// Runs `change` on the state. Nothing in here panics half-way, so a poisoned lock protects good data.
+    fn with<T>(&self, change: impl FnOnce(&mut State<'a>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(&self) -> Option<Chunk> {
+        self.with(|state| if state.stopped { None } else { state.chunks.next() })
+    }
+
+    fn stop(&self) {
+        self.with(|state| state.stopped = true);
+    }
+
+    fn add(&self, done: CaptureStats) {
+        self.with(|state| {
+            state.stats.pages += done.pages;
+            state.stats.bytes += done.bytes;
+            state.stats.forced_bytes += done.forced_bytes;
+        });
+    }
+
+    fn into_stats(self) -> CaptureStats {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).stats
+    }
+}
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;

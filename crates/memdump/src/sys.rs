@@ -1,0 +1,95 @@
+//! The system calls that nix has no safe wrapper for.
+#![expect(unsafe_code, reason = "raw system calls")]
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `struct page_region` of the kernel: pages of equal categories.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(crate) struct PageRegion {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) categories: u64,
+}
+
+const _: () = assert!(size_of::<PageRegion>() == 24);
+
+/// `struct pm_scan_arg` of the kernel, without the pointer to the regions.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct ScanRequest {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) inverted: u64,
+    pub(crate) all_of: u64,
+    pub(crate) any_of: u64,
+    pub(crate) returned: u64,
+}
+
+#[repr(C)]
+#[derive(Debug)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: *mut PageRegion,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const SCAN_ARG_BYTES: u64 = 96;
+const _: () = assert!(size_of::<ScanArg>() == 96);
+
+/// Scans page tables; returns how many of `regions` were filled and where the walk says it ended. PAGEMAP_SCAN,
+/// Linux 6.7, `Documentation/admin-guide/mm/pagemap.rst`. Write protection is never changed.
+pub(crate) fn pagemap_scan(
+    pagemap: BorrowedFd<'_>,
+    request: &ScanRequest,
+    regions: &mut [PageRegion],
+) -> Result<(usize, u64), Errno> {
+    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610; // _IOWR('f', 16, struct pm_scan_arg)
+    let mut arg = ScanArg {
+        size: SCAN_ARG_BYTES,
+        flags: 0,
+        start: request.start,
+        end: request.end,
+        walk_end: 0,
+        // The kernel wants no pointer where there is no length.
+        vec: if regions.is_empty() { std::ptr::null_mut() } else { regions.as_mut_ptr() },
+        vec_len: u64::try_from(regions.len()).expect("usize is 64 bits"),
+        max_pages: 0,
+        category_inverted: request.inverted,
+        category_mask: request.all_of,
+        category_anyof_mask: request.any_of,
+        return_mask: request.returned,
+    };
+    // SAFETY: the pointer is to a writable struct of the size it names; the regions it points to are writable, plain
+    // numbers, vec_len of them, and borrowed by us until the call returns.
+    let filled = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+    let filled = Errno::result(filled)?;
+    Ok((usize::try_from(filled).expect("Errno::result took the negative ones"), arg.walk_end))
+}
+
+/// Maps one page of our own, reads it so that the kernel puts the shared page of zeros there, and shows its address
+/// to `look`.
+pub(crate) fn with_zero_page<T>(page_size: NonZeroUsize, look: impl FnOnce(u64) -> T) -> Result<T, Errno> {
+    let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS);
+    // SAFETY: no address is asked for, so nothing that exists is replaced.
+    let page = unsafe { mmap_anonymous(None, page_size, prot, flags) }?;
+    // SAFETY: the page was just mapped readable, and any byte is a valid u8.
+    unsafe { page.cast::<u8>().as_ptr().read_volatile() };
+    let seen = look(u64::try_from(page.addr().get()).expect("usize is 64 bits"));
+    // SAFETY: exactly the mapping made above; no reference into it is left.
+    unsafe { munmap(page, page_size.get()) }?;
+    Ok(seen)
+}
