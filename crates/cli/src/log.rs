@@ -32,7 +32,8 @@ pub(crate) fn install(args: &LogArgs, command: &Command) -> anyhow::Result<()> {
     match &args.log_file {
         Some(name) => {
             let path = images_dir(command).join(name);
-            let file = File::create(&path).with_context(|| format!("cannot create log {}", path.display()))?;
+            let file =
+                File::create(&path).with_context(|| format!("cannot create log {}", path.display()))?;
             builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).init();
         }
         None => builder.with_writer(std::io::stderr).init(),
@@ -43,5 +44,6 @@ pub(crate) fn install(args: &LogArgs, command: &Command) -> anyhow::Result<()> {
 fn images_dir(command: &Command) -> &Path {
     match command {
         Command::Dump(args) => &args.images_dir,
+        Command::Restore(args) => &args.images_dir,
     }
 }

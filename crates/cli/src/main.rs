@@ -3,6 +3,7 @@
 
 mod dump;
 mod log;
+mod restore;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dump(dump::Args),
+    Restore(restore::Args),
 }
 
 /// Done, as asked.
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
         Command::Dump(args) => dump::run(args, &mut out),
+        Command::Restore(args) => restore::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),

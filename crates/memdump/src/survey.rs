@@ -25,6 +25,8 @@ pub struct AreaPages {
 
 /// The pages to store of every area: element `i` belongs to `areas[i]`.
 ///
+/// The areas should come from [`areas`](crate::areas): without flags, memory of devices is taken for a file.
+///
 /// Of shared memory without a file ([`Choice::Object`]) the runs are what the object holds in the part that is
 /// mapped here; without the privilege to look at the object, what this task has mapped of it. Several areas, of
 /// several tasks, may show the same object: the caller stores each once, told by device and inode. Content of the

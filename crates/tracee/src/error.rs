@@ -5,6 +5,8 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::names::syscall_name;
+
 /// A task that cannot be controlled, or no longer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,6 +28,14 @@ pub enum TraceeError {
     KernelThread {
         /// The thread.
         pid: Pid,
+    },
+    /// The id is that of a thread, not of a process.
+    #[error("{tid} is a thread of process {process}")]
+    NotAProcess {
+        /// The thread.
+        tid: Pid,
+        /// The process it belongs to.
+        process: Pid,
     },
     /// A process cannot trace itself.
     #[error("{pid} is this very process")]
@@ -104,11 +114,27 @@ pub enum TraceeError {
         /// The process.
         pid: Pid,
     },
+    /// The thread runs 32-bit code.
+    #[error("thread {tid} is not in 64-bit mode (code segment {cs:#x})")]
+    Not64Bit {
+        /// The thread.
+        tid: Pid,
+        /// Its code segment selector.
+        cs: u64,
+    },
+    /// The thread has a seccomp filter that would judge remote calls, and could kill the program for them.
+    #[error("thread {tid} is under seccomp, which cannot be suspended without CAP_SYS_ADMIN")]
+    Seccomp {
+        /// The thread.
+        tid: Pid,
+    },
     /// A system call run in the task's context failed.
-    #[error("system call {nr} run by thread {tid}")]
+    #[error("{name} (system call {nr}) run by thread {tid}")]
     Remote {
         /// The thread.
         tid: Pid,
+        /// Name of the call, `"?"` if it is not known here.
+        name: &'static str,
         /// Number of the call.
         nr: i64,
         /// Why.
@@ -123,9 +149,15 @@ pub type Result<T, E = TraceeError> = std::result::Result<T, E>;
 impl TraceeError {
     pub(crate) fn ptrace(tid: Pid, request: &'static str) -> impl FnOnce(Errno) -> Self {
         move |source| match source {
-            Errno::ESRCH => Self::Died { tid, how: format!("{request} finds no such thread") },
+            Errno::ESRCH | Errno::ECHILD => {
+                Self::Died { tid, how: format!("{request} finds no such thread") }
+            }
             source => Self::Ptrace { tid, request, source },
         }
+    }
+
+    pub(crate) fn remote(tid: Pid, nr: i64) -> impl FnOnce(Errno) -> Self {
+        move |source| Self::Remote { tid, name: syscall_name(nr), nr, source }
     }
 
     pub(crate) fn proc(

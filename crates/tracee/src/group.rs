@@ -6,11 +6,13 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::arch::USER_CS_64;
 use crate::error::{Result, TraceeError};
 use crate::mem::TaskMem;
-use crate::remote::{Remote, Scratch};
+use crate::remote::Remote;
+use crate::seizing::Seizing;
 use crate::status::{self, ProcStatus};
-use crate::stop::{Stop, wait_stop};
+use crate::stop::{Stop, died, wait_stop};
 use crate::sys;
 use crate::tracee::Tracee;
 
@@ -31,18 +33,20 @@ pub enum Release {
 /// Dropped, it puts back what it changed and lets the process go on; a stub is killed instead.
 #[derive(Debug)]
 pub struct ThreadGroup {
-    pid: Pid,
+    pub(crate) pid: Pid,
     pub(crate) threads: Vec<Tracee>,
     pub(crate) mem: TaskMem,
-    pub(crate) scratch: Option<Scratch>,
-    /// SIGTRAP is ignored: the trap of a remote call makes the kernel forget that.
+    /// Start of the area mapped for remote calls.
+    pub(crate) scratch: Option<u64>,
+    /// Address of a `syscall` instruction outside of it.
+    pub(crate) instruction: Option<u64>,
+    /// The program ignores SIGTRAP: the trap of a remote call makes the kernel forget that.
     pub(crate) sigtrap_ignored: bool,
-    /// There was such a trap.
-    pub(crate) trapped: bool,
-    pub(crate) remote_used: bool,
-    stub: bool,
-    released: bool,
-    not_send: PhantomData<*const ()>,
+    /// Seccomp does not judge remote calls, or there is none.
+    pub(crate) unfiltered: bool,
+    pub(crate) stub: bool,
+    pub(crate) released: bool,
+    pub(crate) not_send: PhantomData<*const ()>,
 }
 
 impl ThreadGroup {
@@ -52,43 +56,13 @@ impl ThreadGroup {
     ///
     /// # Errors
     /// [`TraceeError::Gone`], [`TraceeError::Zombie`], [`TraceeError::KernelThread`], [`TraceeError::Myself`],
-    /// [`TraceeError::Traced`]; [`TraceeError::Ptrace`] without the right to trace it. Threads seized before the error
-    /// are let go.
+    /// [`TraceeError::Traced`], [`TraceeError::NotAProcess`]; [`TraceeError::Ptrace`] without the right to trace it.
+    /// Threads seized before the error are let go.
     pub fn seize(pid: Pid) -> Result<Self> {
-        let status = check(pid)?;
-        let mut options = sys::OPT_SYSGOOD;
-        if status.seccomp {
-            options |= sys::OPT_SUSPEND_SECCOMP;
-        }
-        let mut group = Self::empty(pid, &status, false)?;
-        loop {
-            let mut fresh = Vec::new();
-            for tid in status::threads(pid)? {
-                if group.threads.iter().any(|t| t.tid() == tid) {
-                    continue;
-                }
-                match seize_thread(tid, options) {
-                    Ok(()) => fresh.push(tid),
-                    // It ended between the listing and now.
-                    Err(TraceeError::Died { .. }) => {}
-                    Err(e) => {
-                        for tid in fresh {
-                            let _ = wait_stop(tid).map(|_| sys::detach(tid));
-                        }
-                        return Err(e);
-                    }
-                }
-            }
-            if fresh.is_empty() {
-                break;
-            }
-            group.collect(fresh)?;
-        }
-        match group.threads.iter().position(|t| t.tid() == pid) {
-            Some(leader) => group.threads.swap(0, leader),
-            None => return Err(TraceeError::Zombie { pid }),
-        }
-        Ok(group)
+        check(pid)?;
+        let mut seizing = Seizing::new(pid, 0);
+        while seizing.stop(&status::threads(pid)?)? {}
+        seizing.into_group(false)
     }
 
     /// Stops `pid`, a child of ours with one thread. It dies with us, and threads it makes are stopped as well.
@@ -96,41 +70,38 @@ impl ThreadGroup {
     /// # Errors
     /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
     pub fn seize_stub(pid: Pid) -> Result<Self> {
-        let status = ProcStatus::read(pid)?;
-        let options = sys::OPT_SYSGOOD | sys::OPT_EXITKILL | sys::OPT_TRACECLONE;
-        let mut group = Self::empty(pid, &status, true)?;
-        seize_thread(pid, options)?;
-        group.collect(vec![pid])?;
-        Ok(group)
+        let mut seizing = Seizing::new(pid, sys::OPT_EXITKILL | sys::OPT_TRACECLONE);
+        seizing.stop(&[pid])?;
+        seizing.into_group(true)
     }
 
-    fn empty(pid: Pid, status: &ProcStatus, stub: bool) -> Result<Self> {
-        Ok(Self {
-            pid,
-            threads: Vec::new(),
-            mem: TaskMem::open(pid)?,
-            scratch: None,
-            sigtrap_ignored: status.sigtrap_ignored,
-            trapped: false,
-            remote_used: false,
-            stub,
-            released: false,
-            not_send: PhantomData,
+    /// Takes in threads that stop by themselves because one of ours made them.
+    pub(crate) fn collect(&mut self, tids: &[Pid]) -> Result<()> {
+        tids.iter().try_for_each(|&tid| {
+            let signal = wait_stop(tid)?;
+            self.threads.push(Tracee::stopped(tid, signal, &self.mem)?);
+            Ok(())
         })
     }
 
-    /// Waits for threads that were interrupted.
-    pub(crate) fn collect(&mut self, tids: Vec<Pid>) -> Result<()> {
-        // An error here must not leave the rest running under an interrupt nobody waits for.
-        let mut failed = None;
-        for tid in tids {
-            match wait_stop(tid).and_then(|signal| Tracee::stopped(tid, signal, &self.mem)) {
-                Ok(thread) => self.threads.push(thread),
-                Err(TraceeError::Died { .. }) => {}
-                Err(e) => failed = Some(e),
-            }
+    /// That remote calls can be made and do no harm.
+    pub(crate) fn check_remote(&mut self) -> Result<()> {
+        if let Some(thread) = self.threads.iter().find(|t| t.saved_regs().cs != USER_CS_64) {
+            return Err(TraceeError::Not64Bit { tid: thread.tid(), cs: thread.saved_regs().cs });
         }
-        failed.map_or(Ok(()), Err)
+        if !self.unfiltered {
+            // Filters are inherited and never go away. So a thread that has as many as we have is, in all likelihood,
+            // under those of the container we share with it, which let us make such calls as well.
+            let ours = ProcStatus::read(Pid::this())?;
+            for tid in self.threads.iter().map(Tracee::tid) {
+                let theirs = ProcStatus::of_thread(self.pid, tid)?;
+                if theirs.seccomp == 1 || theirs.seccomp_filters > ours.seccomp_filters {
+                    return Err(TraceeError::Seccomp { tid });
+                }
+            }
+            self.unfiltered = true;
+        }
+        Ok(())
     }
 
     /// The process.
@@ -159,7 +130,17 @@ impl ThreadGroup {
         self.threads.first().expect("a group has at least its first thread")
     }
 
+    pub(crate) fn leader_mut(&mut self) -> &mut Tracee {
+        self.threads.first_mut().expect("a group has at least its first thread")
+    }
+
     /// The thread `tid`.
+    #[must_use]
+    pub fn thread(&self, tid: Pid) -> Option<&Tracee> {
+        self.threads.iter().find(|t| t.tid() == tid)
+    }
+
+    /// The thread `tid`, to say what it goes on with.
     pub fn thread_mut(&mut self, tid: Pid) -> Option<&mut Tracee> {
         self.threads.iter_mut().find(|t| t.tid() == tid)
     }
@@ -170,20 +151,33 @@ impl ThreadGroup {
         &self.mem
     }
 
+    /// The program ignores SIGTRAP. Asked by a remote rt_sigaction(2), the kernel may say that it does not: the trap of a
+    /// remote call has changed that until the group is let go.
+    #[must_use]
+    pub fn is_sigtrap_ignored(&self) -> bool {
+        self.sigtrap_ignored
+    }
+
+    /// Whether SIGTRAP is to be ignored once the group is let go. For a program that is being built: a remote
+    /// rt_sigaction(2) that says so does not outlive the trap at its end.
+    pub fn ignore_sigtrap(&mut self, ignore: bool) {
+        self.sigtrap_ignored = ignore;
+    }
+
     /// A way to run system calls in its context. Maps a scratch area where the kernel chooses, at the first use.
     ///
     /// # Errors
-    /// Any error of a remote call; [`TraceeError::NoVdso`].
+    /// Any error of a remote call; [`TraceeError::NoVdso`], [`TraceeError::Not64Bit`], [`TraceeError::Seccomp`].
     pub fn remote(&mut self) -> Result<Remote<'_>> {
         Remote::new(self, None)
     }
 
-    /// As [`Self::remote`], with the scratch area at `addr`, where nothing may be mapped.
+    /// As [`Self::remote`], with the scratch area at `addr`, where nothing may be mapped. One that is somewhere else is moved.
     ///
     /// # Errors
-    /// As [`Self::remote`].
-    pub fn remote_at(&mut self, addr: u64) -> Result<Remote<'_>> {
-        Remote::new(self, Some(addr))
+    /// As [`Self::remote`]; [`TraceeError::Remote`] with `EEXIST` if something is mapped there.
+    pub fn remote_at(&mut self, addr: impl Into<Option<u64>>) -> Result<Remote<'_>> {
+        Remote::new(self, addr.into())
     }
 
     /// Lets the process go.
@@ -199,48 +193,41 @@ impl ThreadGroup {
         if how == Release::Kill {
             return self.kill();
         }
-        let mut outcome = Ok(());
-        if self.remote_used {
-            outcome = self.clean_up();
-        }
-        for thread in &self.threads {
-            let settled = thread.settle();
-            if outcome.is_ok() {
-                outcome = settled;
-            }
+        let mut outcome = match self.scratch {
+            Some(_) => Remote::bare(self).and_then(Remote::finish),
+            None => Ok(()),
+        };
+        // If the process was killed meanwhile, the first thread ends last.
+        for thread in self.threads.iter_mut().rev() {
+            outcome = outcome.and(settle(thread, self.pid));
         }
         if how == Release::Stop {
             let _ = kill(self.pid, Signal::SIGSTOP);
         }
-        for thread in &self.threads {
-            let tid = thread.tid();
-            let detached = sys::detach(tid).map_err(TraceeError::ptrace(tid, "PTRACE_DETACH"));
-            if outcome.is_ok() {
-                outcome = detached;
-            }
+        for tid in self.threads.iter().rev().map(Tracee::tid) {
+            outcome = outcome.and(match sys::detach(tid) {
+                Err(Errno::ESRCH) => bury(tid, self.pid),
+                done => done.map_err(TraceeError::ptrace(tid, "PTRACE_DETACH")),
+            });
         }
         outcome
     }
 
-    fn clean_up(&mut self) -> Result<()> {
-        Remote::resume(self)?.drop_scratch()
-    }
-
     fn kill(&mut self) -> Result<()> {
-        let failed = |source| TraceeError::Ptrace { tid: self.pid, request: "SIGKILL", source };
         match kill(self.pid, Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        let ours = ProcStatus::read(self.pid).is_ok_and(|status| status.parent == Some(Pid::this()));
-        // The kernel reports the first thread last.
-        for thread in self.threads.iter().rev() {
-            let tid = thread.tid();
-            if ours && !self.stub && tid == self.pid {
-                // A child of the caller's own: the caller will want to wait for it.
-                return sys::wait_ended(tid).map_err(TraceeError::ptrace(tid, "waitid"));
+            Err(source) => {
+                return Err(TraceeError::Ptrace { tid: self.pid, request: "SIGKILL", source });
             }
-            while sys::wait(tid).is_ok_and(|status| Stop::of(status) != Stop::Ended) {}
+        }
+        // The kernel reports the first thread last.
+        for tid in self.threads.iter().rev().map(Tracee::tid) {
+            while sys::wait_peek(tid) == Ok(false) {
+                let _ = sys::wait(tid);
+            }
+            if self.stub || !is_callers_child(tid, self.pid) {
+                let _ = sys::wait(tid);
+            }
         }
         Ok(())
     }
@@ -257,23 +244,44 @@ impl Drop for ThreadGroup {
     }
 }
 
-fn seize_thread(tid: Pid, options: libc::c_ulong) -> Result<()> {
-    let seized = match sys::seize(tid, options) {
-        // Suspending seccomp takes CAP_SYS_ADMIN; remote calls then depend on what the filter allows.
-        Err(Errno::EPERM | Errno::EINVAL) if options & sys::OPT_SUSPEND_SECCOMP != 0 => {
-            sys::seize(tid, options & !sys::OPT_SUSPEND_SECCOMP)
+/// Puts everything in place for the thread to go on, wherever it is.
+fn settle(thread: &mut Tracee, pid: Pid) -> Result<()> {
+    match thread.settle() {
+        // It is dead, or was left running by something that failed.
+        Err(TraceeError::Died { .. }) => {
+            let tid = thread.tid();
+            // Fails for a thread that is about to end, which the wait then tells.
+            let _ = sys::interrupt(tid);
+            bury(tid, pid)?;
+            thread.settle()
         }
-        seized => seized,
-    };
-    seized.map_err(TraceeError::ptrace(tid, "PTRACE_SEIZE"))?;
-    sys::interrupt(tid).map_err(TraceeError::ptrace(tid, "PTRACE_INTERRUPT"))
+        settled => settled,
+    }
 }
 
-fn check(pid: Pid) -> Result<ProcStatus> {
+/// Removes a thread that has ended, as its tracer has to. `Ok` if it has stopped instead.
+fn bury(tid: Pid, pid: Pid) -> Result<()> {
+    let failed = || TraceeError::ptrace(tid, "waitpid");
+    if sys::wait_peek(tid).map_err(failed())? && is_callers_child(tid, pid) {
+        return Err(TraceeError::Died { tid, how: "it was killed".to_owned() });
+    }
+    let status = sys::wait(tid).map_err(failed())?;
+    if Stop::of(status) == Stop::Ended { Err(died(tid, status)) } else { Ok(()) }
+}
+
+/// The caller will want to wait for the end of a child of its own; it must find it.
+fn is_callers_child(tid: Pid, pid: Pid) -> bool {
+    tid == pid && ProcStatus::read(pid).is_ok_and(|status| status.parent == Some(Pid::this()))
+}
+
+fn check(pid: Pid) -> Result<()> {
     if pid == Pid::this() {
         return Err(TraceeError::Myself { pid });
     }
     let status = ProcStatus::read(pid)?;
+    if let Some(process) = status.process.filter(|&process| process != pid) {
+        return Err(TraceeError::NotAProcess { tid: pid, process });
+    }
     if status.kernel_thread {
         return Err(TraceeError::KernelThread { pid });
     }
@@ -282,6 +290,6 @@ fn check(pid: Pid) -> Result<ProcStatus> {
     }
     match status.tracer {
         Some(tracer) => Err(TraceeError::Traced { pid, tracer }),
-        None => Ok(status),
+        None => Ok(()),
     }
 }

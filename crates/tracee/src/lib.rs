@@ -20,21 +20,28 @@
 //! x86-64 only so far.
 
 mod arch;
+mod call;
+mod drive;
 mod error;
 mod group;
 mod mem;
+mod names;
 mod pin;
 mod remote;
+mod seizing;
 mod status;
 mod stop;
 mod sys;
 mod tracee;
+mod vdso;
 mod xstate;
 
 pub use arch::{Regs, USER_CS_64};
+pub use call::Call;
 pub use error::{Result, TraceeError};
 pub use group::{Release, ThreadGroup};
 pub use mem::TaskMem;
-pub use remote::{Call, Remote, SCRATCH_LEN, find_instruction};
+pub use remote::{Remote, SCRATCH_LEN};
 pub use tracee::{FinalState, PendingQueue, RawSiginfo, Rseq, Tracee};
+pub use vdso::find_instruction;
 pub use xstate::{XSTATE_BV, XSTATE_MIN, XstatePart};

@@ -10,7 +10,11 @@ pub(crate) struct ProcStatus {
     pub(crate) kernel_thread: bool,
     pub(crate) tracer: Option<Pid>,
     pub(crate) parent: Option<Pid>,
-    pub(crate) seccomp: bool,
+    /// The process that this is a thread of.
+    pub(crate) process: Option<Pid>,
+    /// 0, 1 for strict mode, 2 for filters.
+    pub(crate) seccomp: u32,
+    pub(crate) seccomp_filters: u32,
     pub(crate) sigtrap_ignored: bool,
 }
 
@@ -20,6 +24,12 @@ impl ProcStatus {
         Ok(Self::parse(&text.map_err(TraceeError::proc(pid, "read", "status"))?))
     }
 
+    pub(crate) fn of_thread(pid: Pid, tid: Pid) -> Result<Self> {
+        let file = format!("task/{tid}/status");
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+        Ok(Self::parse(&text.map_err(TraceeError::proc(pid, "read", file))?))
+    }
+
     fn parse(text: &str) -> Self {
         let field = |name: &str| {
             text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
@@ -27,13 +37,16 @@ impl ProcStatus {
         let zombie = field("State").is_some_and(|s| s.starts_with(['Z', 'X']));
         let ignored = field("SigIgn").and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
         let pid = |name| field(name).and_then(|t| t.parse().ok()).filter(|&t| t != 0).map(Pid::from_raw);
+        let number = |name| field(name).and_then(|t| t.parse().ok()).unwrap_or(0);
         Self {
             zombie,
             // Only processes have memory; a zombie has none any more.
             kernel_thread: !zombie && field("VmSize").is_none(),
             tracer: pid("TracerPid"),
             parent: pid("PPid"),
-            seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
+            process: pid("Tgid"),
+            seccomp: number("Seccomp"),
+            seccomp_filters: number("Seccomp_filters"),
             sigtrap_ignored: ignored >> (libc::SIGTRAP - 1) & 1 == 1,
         }
     }
@@ -61,7 +74,7 @@ mod tests {
         let text = "Name:\tState: x\nState:\tT (stopped)\nTracerPid:\t7\nVmSize:\t 10 kB\nSigIgn:\t0000000000000010\nSeccomp:\t2\n";
         let status = ProcStatus::parse(text);
         assert_eq!(status.tracer, Some(Pid::from_raw(7)));
-        assert!(status.seccomp && status.sigtrap_ignored && !status.zombie && !status.kernel_thread);
+        assert!(status.seccomp == 2 && status.sigtrap_ignored && !status.zombie && !status.kernel_thread);
         assert!(ProcStatus::parse("State:\tS (sleeping)\n").kernel_thread);
         assert!(ProcStatus::parse("State:\tZ (zombie)\n").zombie);
     }

@@ -65,6 +65,8 @@ pub(crate) fn wait_stop(tid: Pid) -> Result<Option<i32>> {
             Stop::Signal(signal) => signal,
             Stop::Cloned | Stop::Event(_) | Stop::Syscall => 0,
         };
+        // Any stop that is entered after the interrupt uses it up.
+        sys::interrupt(tid).map_err(TraceeError::ptrace(tid, "PTRACE_INTERRUPT"))?;
         sys::cont(tid, signal).map_err(TraceeError::ptrace(tid, "PTRACE_CONT"))?;
     }
 }

@@ -40,12 +40,12 @@ pub(crate) fn cont(tid: Pid, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_CONT, tid, 0, signal_number(signal)).map(drop)
 }
 
-pub(crate) fn step(tid: Pid) -> Result<(), Errno> {
-    request(libc::PTRACE_SINGLESTEP, tid, 0, 0).map(drop)
+pub(crate) fn step(tid: Pid, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SINGLESTEP, tid, 0, signal_number(signal)).map(drop)
 }
 
-pub(crate) fn cont_to_syscall(tid: Pid) -> Result<(), Errno> {
-    request(libc::PTRACE_SYSCALL, tid, 0, 0).map(drop)
+pub(crate) fn cont_to_syscall(tid: Pid, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal_number(signal)).map(drop)
 }
 
 pub(crate) fn detach(tid: Pid) -> Result<(), Errno> {
@@ -54,7 +54,7 @@ pub(crate) fn detach(tid: Pid) -> Result<(), Errno> {
 
 pub(crate) fn event_message(tid: Pid) -> Result<u64, Errno> {
     let mut message = 0_u64;
-    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).addr())?;
+    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).expose_provenance())?;
     Ok(message)
 }
 
@@ -105,6 +105,13 @@ struct PeekArgs {
     count: i32,
 }
 
+/// What came with the signal the thread is stopped for.
+pub(crate) fn siginfo(tid: Pid) -> Result<[u8; 128], Errno> {
+    let mut info = [0; 128];
+    request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().expose_provenance())?;
+    Ok(info)
+}
+
 /// At most `infos.len()` queued signals from the `offset`th on, of the thread or shared by the process. Returns how many.
 pub(crate) fn peek_siginfo(
     tid: Pid,
@@ -151,15 +158,21 @@ pub(crate) fn wait(tid: Pid) -> Result<i32, Errno> {
     }
 }
 
-/// waitid(2) until the process `pid` has ended, leaving it to be waited for again.
-pub(crate) fn wait_ended(pid: Pid) -> Result<(), Errno> {
-    let flags = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+/// waitid(2) until the thread has stopped or ended, leaving that to be waited for again. True if it ended.
+pub(crate) fn wait_peek(tid: Pid) -> Result<bool, Errno> {
+    let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a siginfo_t of zeros is valid.
+    let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
     loop {
-        let id = pid.as_raw().unsigned_abs();
-        // SAFETY: a null siginfo is allowed: nothing is written.
-        match Errno::result(unsafe { libc::waitid(libc::P_PID, id, std::ptr::null_mut(), flags) }) {
+        let id = tid.as_raw().unsigned_abs();
+        // SAFETY: the pointer is to a writable siginfo_t.
+        match Errno::result(unsafe { libc::waitid(libc::P_PID, id, &raw mut info, flags) }) {
+            Ok(_) => {
+                let ended = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+                return Ok(ended.contains(&info.si_code));
+            }
             Err(Errno::EINTR) => {}
-            done => return done.map(drop),
+            Err(e) => return Err(e),
         }
     }
 }

@@ -27,6 +27,21 @@ impl RawSiginfo {
         let [a, b, c, d, ..] = self.0;
         i32::from_ne_bytes([a, b, c, d])
     }
+
+    /// Where it came from: `si_code`, positive for what the kernel itself sent.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = self.0;
+        i32::from_ne_bytes([a, b, c, d])
+    }
+
+    /// The queue such a signal is put into: kill(2) and sigqueue(3) address the process, everything else a thread.
+    pub(crate) fn queue(&self) -> PendingQueue {
+        match self.code() {
+            libc::SI_USER | libc::SI_QUEUE => PendingQueue::Process,
+            _ => PendingQueue::Thread,
+        }
+    }
 }
 
 impl std::fmt::Debug for RawSiginfo {
@@ -59,6 +74,17 @@ pub struct FinalState {
     pub sigmask: u64,
 }
 
+/// Which signals a thread has blocked just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// Those it was stopped with, or was given since.
+    Own,
+    /// All but SIGTRAP, which ends a run of remote calls.
+    AllButTrap,
+    /// All.
+    All,
+}
+
 /// A thread in a ptrace stop.
 #[derive(Debug)]
 pub struct Tracee {
@@ -68,10 +94,12 @@ pub struct Tracee {
     saved_mask: u64,
     stop_signal: Option<i32>,
     rseq: Option<Rseq>,
-    /// Registers or mask are no longer those it was stopped with.
-    pub(crate) touched: bool,
-    pub(crate) quiet: bool,
-    pub(crate) final_state: Option<FinalState>,
+    /// The registers are not the saved ones.
+    moved: bool,
+    mask: Mask,
+    /// SIGTRAPs of others that came between remote calls, to be queued again.
+    pub(crate) held: Vec<RawSiginfo>,
+    final_state: Option<FinalState>,
 }
 
 impl Tracee {
@@ -86,14 +114,28 @@ impl Tracee {
             signature: r.signature,
             flags: r.flags,
         });
-        let mut touched = false;
-        if let Some(abort) = rseq.and_then(|r| abort_handler(&r, saved.ip, mem)) {
+        if let Some(rseq) = rseq
+            && let Some(abort) = abort_handler(&rseq, saved.ip, mem)
+        {
             // The first remote call would make the kernel forget the sequence, and putting the old address back would
-            // then finish it without the abort the program relies on.
+            // then finish it without the abort the program relies on. So abort now, as the kernel does on its way back
+            // to the program: first the address, then the word, so that nothing can be lost in between.
             saved.ip = abort;
-            touched = true;
+            sys::set_regs(tid, &saved).map_err(TraceeError::ptrace(tid, "PTRACE_SETREGSET"))?;
+            mem.write(rseq.ptr + RSEQ_CS, &[0; 8])?;
         }
-        Ok(Self { tid, saved, saved_mask, stop_signal, rseq, touched, quiet: false, final_state: None })
+        let (held, final_state) = (Vec::new(), None);
+        Ok(Self {
+            tid,
+            saved,
+            saved_mask,
+            stop_signal,
+            rseq,
+            moved: false,
+            mask: Mask::Own,
+            held,
+            final_state,
+        })
     }
 
     /// Its thread id.
@@ -127,12 +169,63 @@ impl Tracee {
         self.rseq
     }
 
+    /// It is in a job-control stop.
+    #[must_use]
+    pub fn is_group_stopped(&self) -> bool {
+        self.stop_signal.is_some()
+    }
+
+    /// Its registers as they are now. Between remote calls they are the saved ones.
+    ///
+    /// # Errors
+    /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
+    pub fn regs(&self) -> Result<Regs> {
+        sys::regs(self.tid).map_err(self.failed("PTRACE_GETREGSET"))
+    }
+
+    /// Gives it other registers, also for going on.
+    ///
+    /// # Errors
+    /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
+    pub fn set_regs(&mut self, regs: &Regs) -> Result<()> {
+        sys::set_regs(self.tid, regs).map_err(self.failed("PTRACE_SETREGSET"))?;
+        self.saved = *regs;
+        Ok(())
+    }
+
+    /// The signals it blocks now. Between remote calls they are the saved ones.
+    ///
+    /// # Errors
+    /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
+    pub fn sigmask(&self) -> Result<u64> {
+        sys::sigmask(self.tid).map_err(self.failed("PTRACE_GETSIGMASK"))
+    }
+
+    /// Makes it block other signals, also when it goes on.
+    ///
+    /// # Errors
+    /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
+    pub fn set_sigmask(&mut self, mask: u64) -> Result<()> {
+        sys::set_sigmask(self.tid, mask).map_err(self.failed("PTRACE_SETSIGMASK"))?;
+        (self.saved_mask, self.mask) = (mask, Mask::Own);
+        Ok(())
+    }
+
     /// Extended state: FPU, SSE, AVX and so on, in the processor's XSAVE layout.
     ///
     /// # Errors
     /// [`TraceeError::Ptrace`], [`TraceeError::Died`].
     pub fn xstate(&self) -> Result<Vec<u8>> {
-        sys::xstate(self.tid).map_err(TraceeError::ptrace(self.tid, "PTRACE_GETREGSET"))
+        sys::xstate(self.tid).map_err(self.failed("PTRACE_GETREGSET"))
+    }
+
+    /// Gives it another extended state: of the full length, and with no part the processor does not have.
+    ///
+    /// # Errors
+    /// [`TraceeError::Ptrace`] with `EFAULT` for another length and `EINVAL` for an unknown part;
+    /// [`TraceeError::Died`].
+    pub fn set_xstate(&mut self, xstate: &[u8]) -> Result<()> {
+        sys::set_xstate(self.tid, xstate).map_err(self.failed("PTRACE_SETREGSET (xstate)"))
     }
 
     /// The signals waiting in a queue, oldest first. They stay there.
@@ -146,9 +239,10 @@ impl Tracee {
             let mut infos = [[0; 128]; AT_ONCE];
             let offset = all.len() as u64;
             let count = sys::peek_siginfo(self.tid, queue == PendingQueue::Process, offset, &mut infos)
-                .map_err(TraceeError::ptrace(self.tid, "PTRACE_PEEKSIGINFO"))?;
+                .map_err(self.failed("PTRACE_PEEKSIGINFO"))?;
             all.extend(infos.into_iter().take(count).map(RawSiginfo));
             if count < AT_ONCE {
+                all.extend(self.held.iter().copied().filter(|info| info.queue() == queue));
                 return Ok(all);
             }
         }
@@ -159,39 +253,61 @@ impl Tracee {
         self.final_state = Some(state);
     }
 
-    /// Blocks everything but the trap that ends a remote call.
-    pub(crate) fn silence(&mut self) -> Result<()> {
-        if !self.quiet {
-            const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
-            sys::set_sigmask(self.tid, !SIGTRAP_BIT)
-                .map_err(TraceeError::ptrace(self.tid, "PTRACE_SETSIGMASK"))?;
-            (self.quiet, self.touched) = (true, true);
+    fn failed(&self, request: &'static str) -> impl FnOnce(nix::errno::Errno) -> TraceeError + use<> {
+        TraceeError::ptrace(self.tid, request)
+    }
+
+    /// Blocks signals for remote calls.
+    pub(crate) fn block(&mut self, mask: Mask) -> Result<()> {
+        const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
+        if self.mask != mask {
+            let bits = match mask {
+                Mask::Own => self.saved_mask,
+                Mask::AllButTrap => !SIGTRAP_BIT,
+                Mask::All => u64::MAX,
+            };
+            sys::set_sigmask(self.tid, bits).map_err(self.failed("PTRACE_SETSIGMASK"))?;
+            self.mask = mask;
         }
         Ok(())
     }
 
+    /// Sets it up with registers for remote calls.
+    pub(crate) fn move_to(&mut self, regs: &Regs) -> Result<()> {
+        self.moved = true;
+        sys::set_regs(self.tid, regs).map_err(self.failed("PTRACE_SETREGSET"))
+    }
+
+    /// Puts registers and mask back. Done after every run, so that the program is unharmed if we die before the next.
+    pub(crate) fn put_back(&mut self) -> Result<()> {
+        if self.moved {
+            sys::set_regs(self.tid, &self.saved).map_err(self.failed("PTRACE_SETREGSET"))?;
+            self.moved = false;
+        }
+        self.block(Mask::Own)
+    }
+
     /// Puts everything in place for the thread to go on.
-    pub(crate) fn settle(&self) -> Result<()> {
-        let failed = |request| TraceeError::ptrace(self.tid, request);
-        let (regs, mask) = match &self.final_state {
-            Some(state) => {
-                if let Some(xstate) = &state.xstate {
-                    sys::set_xstate(self.tid, xstate).map_err(failed("PTRACE_SETREGSET (xstate)"))?;
-                }
-                (&state.regs, state.sigmask)
-            }
-            None if self.touched => (&self.saved, self.saved_mask),
-            None => return Ok(()),
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let Some(state) = self.final_state.clone() else {
+            return self.put_back();
         };
-        sys::set_regs(self.tid, regs).map_err(failed("PTRACE_SETREGSET"))?;
-        sys::set_sigmask(self.tid, mask).map_err(failed("PTRACE_SETSIGMASK"))
+        if let Some(xstate) = &state.xstate {
+            self.set_xstate(xstate)?;
+        }
+        self.set_regs(&state.regs)?;
+        self.moved = false;
+        self.set_sigmask(state.sigmask)
     }
 }
 
-/// Where the kernel would send a thread that stands at `ip` inside a restartable sequence. rseq(2): the area holds, at
-/// offset 8, the address of `struct rseq_cs { u32 version, flags; u64 start, length, abort }`.
+/// Where `struct rseq` has the address of the descriptor of the sequence the thread is in. rseq(2).
+const RSEQ_CS: u64 = 8;
+
+/// Where the kernel would send a thread that stands at `ip` inside a restartable sequence. The descriptor is
+/// `struct rseq_cs { u32 version, flags; u64 start, length, abort }`.
 fn abort_handler(rseq: &Rseq, ip: u64, mem: &TaskMem) -> Option<u64> {
-    let descriptor = mem.read_u64(rseq.ptr + 8).ok().filter(|&d| d != 0)?;
+    let descriptor = mem.read_u64(rseq.ptr.checked_add(RSEQ_CS)?).ok().filter(|&d| d != 0)?;
     let start = mem.read_u64(descriptor.checked_add(8)?).ok()?;
     let length = mem.read_u64(descriptor.checked_add(16)?).ok()?;
     let abort = mem.read_u64(descriptor.checked_add(24)?).ok()?;

@@ -77,10 +77,16 @@ fn a_survey_of_all_is_the_surveys_of_each_in_either_way() {
     let areas = areas(cat.pid()).unwrap();
     let all = survey(cat.pid(), &areas).unwrap();
     let mut table = PageScanner::with_table(cat.pid()).unwrap();
+    let sees_frames = nix::unistd::geteuid().is_root();
+    if !sees_frames {
+        println!("skipped: only root can tell the page of zeros in the table");
+    }
     for (index, (pages, area)) in all.iter().zip(&areas).enumerate() {
         let alone = survey(cat.pid(), std::slice::from_ref(area)).unwrap().remove(0);
         assert_eq!((pages.area, &pages.runs, &pages.guards), (index, &alone.runs, &alone.guards), "{area:?}");
-        if let Choice::Pages(query) = choice(area) {
+        if let Choice::Pages(query) = choice(area)
+            && sees_frames
+        {
             assert_eq!(table.scan(area.range(), &query).unwrap(), pages.runs, "{area:?}");
         }
     }
@@ -98,7 +104,9 @@ fn a_zombie_has_no_memory() {
     assert!(matches!(error, CaptureError::NoMemory { .. } | CaptureError::Died { .. }), "{error:?}");
     let out = tempfile::tempfile().unwrap();
     let error = capture(cat.pid(), &plan, &out, &CaptureOptions::default()).unwrap_err();
-    assert!(matches!(error, CaptureError::Died { .. }), "{error:?}");
+    // The files of a process without memory belong to root.
+    let hidden = matches!(error, CaptureError::Proc { .. }) && !nix::unistd::geteuid().is_root();
+    assert!(hidden || matches!(error, CaptureError::Died { .. }), "{error:?}");
     assert_eq!(out.metadata().unwrap().len(), 0);
 }
 

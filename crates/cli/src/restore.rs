@@ -1,0 +1,88 @@
+//! `rewake restore`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rewake_images::Checkpoint;
+use rewake_restore::{RestoreOptions, RestoreReport};
+
+/// Wake a process up again from a checkpoint
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The checkpoint
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    pub(crate) images_dir: PathBuf,
+    /// Come back as soon as the process runs, instead of waiting for its end
+    #[arg(short = 'd', long)]
+    restore_detached: bool,
+    /// Leave the process stopped (SIGSTOP)
+    #[arg(short = 's', long)]
+    leave_stopped: bool,
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Accepted for CRIU's sake: a process whose session leader was outside joins this session
+    #[arg(short = 'j', long)]
+    shell_job: bool,
+    /// Only say, in JSON, what would be done
+    #[arg(long)]
+    plan: bool,
+    /// Threads that copy memory [default: one per CPU]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Report in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+    if args.plan {
+        let checkpoint = Checkpoint::open(&args.images_dir)?;
+        let plan = rewake_restore::plan(&checkpoint, &rewake_restore::own_mappings()?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&plan)?)?;
+        return Ok(crate::DONE);
+    }
+    let mut options = RestoreOptions::new(&args.images_dir);
+    options.leave_stopped = args.leave_stopped;
+    options.threads = args.threads.unwrap_or(options.threads);
+    let report = rewake_restore::restore(&options)?;
+    if let Some(path) = &args.pidfile {
+        std::fs::write(path, report.pid.to_string())?;
+    }
+    show(args, &report, out)?;
+    if args.restore_detached {
+        return Ok(crate::DONE);
+    }
+    out.flush()?;
+    wait(&report)
+}
+
+fn show(args: &Args, report: &RestoreReport, out: &mut impl Write) -> anyhow::Result<()> {
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "restored pid {}: {} threads, {} mappings, {} descriptors, {} pages in {:.1} ms",
+        report.pid,
+        report.threads,
+        report.mappings,
+        report.descriptors,
+        report.pages,
+        report.total.as_secs_f64() * 1e3,
+    )?;
+    Ok(())
+}
+
+/// Ends as the process ends.
+fn wait(report: &RestoreReport) -> anyhow::Result<u8> {
+    let pid = Pid::from_raw(i32::try_from(report.pid)?);
+    match waitpid(pid, None)? {
+        WaitStatus::Exited(_, code) => Ok(u8::try_from(code & 0xff)?),
+        WaitStatus::Signaled(_, signal, _) => Ok(128 + u8::try_from(signal as i32)?),
+        _ => Ok(crate::FAILED),
+    }
+}

@@ -1,0 +1,125 @@
+//! Images to JSON.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+
+use super::payload;
+use super::print::Printer;
+use super::render;
+use super::schema::{Message, Schema};
+use crate::error::{ImageError, Result};
+use crate::framing::{Entry, ImageReader};
+use crate::kind::{Count, Kind, Payload};
+
+/// How an image is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Style {
+    /// One value per line; flags, addresses and device numbers as text.
+    pub pretty: bool,
+    /// The size in place of the bytes that follow an entry. What it prints cannot be encoded again.
+    pub omit_payload: bool,
+}
+
+impl Style {
+    /// One line; every number as number.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// For people; [`encode_image`](super::encode_image) takes it as well.
+    #[must_use]
+    pub fn pretty() -> Self {
+        Self { pretty: true, ..Self::default() }
+    }
+}
+
+/// Writes the image at `path` as JSON, and no newline behind it. Its magic tells the kind. Needs memory for one entry.
+///
+/// # Errors
+/// Any error of reading; [`ImageError::UnknownMagic`]; [`ImageError::Invalid`] for an entry that is no message.
+pub fn decode_file(path: &Path, style: Style, output: &mut impl Write) -> Result<()> {
+    decode_image(&mut open(path)?, style, output)
+}
+
+/// Opens the image at `path`, whose magic tells the kind.
+///
+/// # Errors
+/// As [`ImageReader::detect`].
+pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
+    let file = File::open(path).map_err(ImageError::io(path, "open"))?;
+    let meta = file.metadata().map_err(ImageError::io(path, "stat"))?;
+    ImageReader::detect(path, BufReader::with_capacity(64 << 10, file), meta.is_file().then_some(meta.len()))
+}
+
+/// Writes an image as JSON, and no newline behind it. Needs memory for one entry.
+///
+/// # Errors
+/// As [`decode_file`].
+pub fn decode_image<R: Read>(image: &mut ImageReader<R>, style: Style, output: &mut impl Write) -> Result<()> {
+    const ENOUGH: usize = 64 << 10;
+    let schema = Schema::get();
+    let row = image.kind().info();
+    let Some(first) = schema.find(row.entry) else {
+        let what = format!("raw images ({}) have no entries", row.kind.file_name(Some(0)));
+        return Err(ImageError::Invalid { path: image.path().to_owned(), what });
+    };
+    let rest = row.rest.and_then(|name| schema.find(name)).unwrap_or(first);
+    let mut out = Printer::new(style.pretty);
+    let mut write = |out: &mut Printer, path: &Path| {
+        let written = output.write_all(&out.buf).map_err(ImageError::io(path, "write the JSON of"));
+        out.buf.clear();
+        written
+    };
+    out.open(b'{');
+    out.key("magic");
+    out.string(row.magic_name.as_bytes());
+    out.key("entries");
+    out.open(b'[');
+    while let Some(entry) = image.next_entry()? {
+        out.element();
+        let message = if entry.index == 0 { first } else { rest };
+        put_entry(row.payload, message, image.path(), &entry, style, &mut out)?;
+        if out.buf.len() >= ENOUGH {
+            write(&mut out, image.path())?;
+        }
+    }
+    out.close(b']');
+    out.close(b'}');
+    write(&mut out, image.path())
+}
+
+fn put_entry(
+    payload: Payload,
+    message: &Message,
+    path: &Path,
+    entry: &Entry,
+    style: Style,
+    out: &mut Printer,
+) -> Result<()> {
+    out.open(b'{');
+    render::fields(Schema::get(), message, &entry.message, out)
+        .map_err(|e| payload::malformed(path, entry, &message.name, e.0))?;
+    if style.omit_payload {
+        payload::put_size(payload, path, entry, out)?;
+    } else {
+        payload::put(payload, path, entry, out)?;
+    }
+    out.close(b'}');
+    Ok(())
+}
+
+/// The name of an image's magic, and how many entries it has. The head of a pagemap does not count.
+///
+/// # Errors
+/// Any error of reading.
+pub fn count_entries<R: Read>(image: &mut ImageReader<R>) -> Result<(&'static str, u64)> {
+    let row = image.kind().info();
+    let mut count = 0;
+    while image.next_entry()?.is_some() {
+        count += 1;
+    }
+    let is_pagemap = row.count == Count::HeadArray && matches!(row.kind, Kind::Pagemap | Kind::PagemapShmem);
+    Ok((row.magic_name, if is_pagemap { count.saturating_sub(1) } else { count }))
+}

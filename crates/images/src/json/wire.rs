@@ -1,0 +1,255 @@
+//! The protobuf encoding, field by field.
+
+use super::schema::{Int, Message, Schema, Type};
+
+/// Deeper than any message of the schema nests, but for policies of AppArmor, which may hold one another.
+pub(super) const MAX_DEPTH: usize = 100;
+
+/// Why bytes are no message. prost has a type for this, but no way to make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// A value as it lies in the bytes, with the index of its field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item<'a> {
+    pub(super) field: usize,
+    pub(super) value: Wire<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wire<'a> {
+    /// Of all integer types, bool and enum: the bits before conversion.
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// The values of the fields `message` knows, in order of the field, several values of one field in their own order.
+pub(super) fn items<'a>(schema: &Schema, message: &Message, mut bytes: &'a [u8]) -> Result<Vec<Item<'a>>, Malformed> {
+    let mut items: Vec<Item<'a>> = Vec::with_capacity(message.fields.len().min(bytes.len() / 2));
+    let mut sorted = true;
+    while !bytes.is_empty() {
+        let (number, wire_type) = key(&mut bytes)?;
+        let Some((index, field)) = message.by_number(number) else {
+            skip(&mut bytes, number, wire_type, MAX_DEPTH)?;
+            continue;
+        };
+        let known = |value: u64| match field.ty {
+            // A number without name: unknown, as a field without name is.
+            #[expect(clippy::cast_possible_truncation, reason = "so does the encoding: enums have 32 bits")]
+            Type::Enum(e) => schema.enumeration(e).name_of(value as u32 as i32).is_some(),
+            _ => true,
+        };
+        let wanted = wire_type_of(field.ty);
+        let before = items.len();
+        if wire_type == wanted {
+            let value = match wire_type {
+                2 => Wire::Bytes(take_length(&mut bytes)?),
+                _ => Wire::Number(number_of(&mut bytes, wire_type)?),
+            };
+            if matches!(value, Wire::Number(n) if !known(n)) {
+                continue;
+            }
+            items.push(Item { field: index, value });
+        } else if wire_type == 2 && field.repeated && wanted != 2 {
+            let mut packed = take_length(&mut bytes)?;
+            while !packed.is_empty() {
+                let value = number_of(&mut packed, wanted)?;
+                if known(value) {
+                    items.push(Item { field: index, value: Wire::Number(value) });
+                }
+            }
+        } else {
+            skip(&mut bytes, number, wire_type, MAX_DEPTH)?;
+            continue;
+        }
+        let last = before.checked_sub(1).and_then(|i| items.get(i));
+        sorted &= last.is_none_or(|last| last.field <= index);
+    }
+    if !sorted {
+        items.sort_by_key(|item| item.field);
+    }
+    Ok(items)
+}
+
+/// The wire type of a value that is not packed.
+pub(super) fn wire_type_of(ty: Type) -> u8 {
+    match ty {
+        Type::String | Type::Bytes | Type::Message(_) => 2,
+        Type::Int(Int::Fixed64 | Int::Sfixed64) => 1,
+        Type::Int(Int::Fixed32 | Int::Sfixed32) => 5,
+        Type::Int(_) | Type::Bool | Type::Enum(_) => 0,
+    }
+}
+
+/// What the bits mean.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the encoding defines the values by cutting and reinterpreting"
+)]
+pub(super) fn integer(int: Int, bits: u64) -> i128 {
+    match int {
+        Int::Int32 | Int::Sfixed32 => i128::from(bits as u32 as i32),
+        Int::Int64 | Int::Sfixed64 => i128::from(bits as i64),
+        Int::Uint32 | Int::Fixed32 => i128::from(bits as u32),
+        Int::Uint64 | Int::Fixed64 => i128::from(bits),
+        Int::Sint32 => {
+            let bits = bits as u32;
+            i128::from((bits >> 1) as i32 ^ -((bits & 1) as i32))
+        }
+        Int::Sint64 => i128::from((bits >> 1) as i64 ^ -((bits & 1) as i64)),
+    }
+}
+
+/// The bits that mean `value`, `None` if the type has no such value.
+pub(super) fn bits(int: Int, value: i128) -> Option<u64> {
+    let signed64 = |v: i64| u64::from_ne_bytes(v.to_ne_bytes());
+    Some(match int {
+        // Negative numbers take ten bytes whatever their type.
+        Int::Int32 => signed64(i32::try_from(value).ok()?.into()),
+        Int::Int64 | Int::Sfixed64 => signed64(i64::try_from(value).ok()?),
+        Int::Uint32 | Int::Fixed32 => u32::try_from(value).ok()?.into(),
+        Int::Uint64 | Int::Fixed64 => u64::try_from(value).ok()?,
+        Int::Sfixed32 => u32::from_ne_bytes(i32::try_from(value).ok()?.to_ne_bytes()).into(),
+        Int::Sint32 => {
+            let value = i32::try_from(value).ok()?;
+            u32::from_ne_bytes(((value << 1) ^ (value >> 31)).to_ne_bytes()).into()
+        }
+        Int::Sint64 => {
+            let value = i64::try_from(value).ok()?;
+            signed64((value << 1) ^ (value >> 63))
+        }
+    })
+}
+
+pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+/// Appends a number of this wire type, without its key.
+pub(super) fn put_number(wire_type: u8, bits: u64, out: &mut Vec<u8>) {
+    match wire_type {
+        1 => out.extend(bits.to_le_bytes()),
+        5 => out.extend(bits.to_le_bytes().into_iter().take(4)),
+        _ => put_varint(bits, out),
+    }
+}
+
+fn key(bytes: &mut &[u8]) -> Result<(u32, u8), Malformed> {
+    let key = varint(bytes)?;
+    let number = u32::try_from(key >> 3).map_err(|_| Malformed("a field number above 2^29"))?;
+    match number {
+        0 => Err(Malformed("field number 0")),
+        _ => Ok((number, (key & 7) as u8)),
+    }
+}
+
+fn number_of(bytes: &mut &[u8], wire_type: u8) -> Result<u64, Malformed> {
+    match wire_type {
+        1 => take(bytes, 8).map(little_endian),
+        5 => take(bytes, 4).map(little_endian),
+        _ => varint(bytes),
+    }
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn skip(bytes: &mut &[u8], number: u32, wire_type: u8, depth: usize) -> Result<(), Malformed> {
+    match wire_type {
+        0 | 1 | 5 => number_of(bytes, wire_type).map(drop),
+        2 => take_length(bytes).map(drop),
+        3 if depth == 0 => Err(Malformed("groups nest too deep")),
+        3 => loop {
+            let (inner, wire_type) = key(bytes)?;
+            if wire_type != 4 {
+                skip(bytes, inner, wire_type, depth - 1)?;
+            } else if inner == number {
+                break Ok(());
+            } else {
+                break Err(Malformed("a group ends that did not begin"));
+            }
+        },
+        _ => Err(Malformed("an unknown wire type")),
+    }
+}
+
+fn take_length<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let len = varint(bytes)?;
+    take(bytes, usize::try_from(len).unwrap_or(usize::MAX))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
+    let (value, rest) = bytes.split_at_checked(len).ok_or(Malformed("it ends inside a field"))?;
+    *bytes = rest;
+    Ok(value)
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or(Malformed("it ends inside a number"))?;
+        *bytes = rest;
+        if shift == 63 && byte > 1 {
+            break;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(Malformed("a number of more than 64 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_and_integers_are_inverse_at_the_edges() {
+        let ints = [
+            (Int::Int32, i128::from(i32::MIN), i128::from(i32::MAX)),
+            (Int::Sint32, i128::from(i32::MIN), i128::from(i32::MAX)),
+            (Int::Sfixed32, i128::from(i32::MIN), i128::from(i32::MAX)),
+            (Int::Int64, i128::from(i64::MIN), i128::from(i64::MAX)),
+            (Int::Sint64, i128::from(i64::MIN), i128::from(i64::MAX)),
+            (Int::Sfixed64, i128::from(i64::MIN), i128::from(i64::MAX)),
+            (Int::Uint32, 0, i128::from(u32::MAX)),
+            (Int::Fixed32, 0, i128::from(u32::MAX)),
+            (Int::Uint64, 0, i128::from(u64::MAX)),
+            (Int::Fixed64, 0, i128::from(u64::MAX)),
+        ];
+        for (int, low, high) in ints {
+            for value in [low, low + 1, 0, 1, high - 1, high] {
+                assert_eq!(integer(int, bits(int, value).unwrap()), value, "{int:?}");
+            }
+            assert_eq!(bits(int, low - 1), None, "{int:?}");
+            assert_eq!(bits(int, high + 1), None, "{int:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_groups_are_passed_over() {
+        let schema = Schema::get();
+        let fs = schema.find("fs_entry").unwrap();
+        // 500: group with a varint inside; 2: root_id; 1: cwd_id.
+        let bytes = [0xa3, 0x1f, 0x08, 0x05, 0xa4, 0x1f, 0x10, 0x02, 0x08, 0x01];
+        let items = items(schema, fs, &bytes).unwrap();
+        let values: Vec<_> = items.iter().map(|i| (i.field, matches!(i.value, Wire::Number(_)))).collect();
+        assert_eq!(values, [(0, true), (1, true)], "sorted by number");
+    }
+
+    #[test]
+    fn malformed_bytes_are_refused() {
+        let schema = Schema::get();
+        let fs = schema.find("fs_entry").unwrap();
+        for bytes in [&[0x08][..], &[0x08, 0x80], &[0x0f], &[0x00, 0x00], &[0xa4, 0x1f], &[0xff; 12]] {
+            assert!(items(schema, fs, bytes).is_err(), "{bytes:x?}");
+        }
+    }
+}

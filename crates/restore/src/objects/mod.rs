@@ -1,0 +1,220 @@
+//! Opening the files of a checkpoint: one module per kind of object.
+
+mod eventfd;
+mod eventpoll;
+mod ghost;
+mod memfd;
+mod pipe;
+mod regfile;
+mod signalfd;
+mod timerfd;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rewake_images::proto::{FdTypes, FileEntry, FownEntry};
+use rewake_images::{Checkpoint, PAGE_SIZE};
+
+use crate::error::{RestoreError, Result};
+use crate::plan::{Plan, status};
+use crate::sys;
+
+pub(crate) use eventpoll::epoll_steps;
+
+/// The files of a plan, open.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles {
+    files: BTreeMap<u32, OwnedFd>,
+    /// Shared memory by its number in the images.
+    objects: HashMap<u64, OwnedFd>,
+    pipes: HashMap<u32, pipe::Pipe>,
+    /// Deleted files while they have a name.
+    ghosts: HashMap<u32, PathBuf>,
+    /// Pages of shared memory put back.
+    pub(crate) pages: u64,
+}
+
+/// Opens everything the plan mentions.
+pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint) -> Result<OpenFiles> {
+    let mut open = OpenFiles::default();
+    let outcome = open.all(plan, checkpoint);
+    // A ghost has a name only as long as it is being opened.
+    for path in open.ghosts.drain().map(|(_, path)| path) {
+        std::fs::remove_file(&path).map_err(RestoreError::file(&path, "remove"))?;
+    }
+    open.pipes.clear();
+    outcome.map(|()| open)
+}
+
+impl OpenFiles {
+    fn all(&mut self, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
+        let task = &plan.task;
+        for (&remap_id, (entry, contents)) in &task.ghosts {
+            let orig = task.ghost_of.iter().find(|(_, remap)| **remap == remap_id).map(|(orig, _)| *orig);
+            let name = orig.and_then(|id| task.files.get(&id)).and_then(file_name);
+            let name = name.ok_or_else(|| {
+                RestoreError::inconsistent(format!("ghost file {remap_id}"), "no file is it")
+            })?;
+            self.ghosts.insert(remap_id, ghost::create(name, entry, contents)?);
+        }
+        let mut wanted: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
+        wanted.extend(plan.areas.iter().filter_map(|area| area.file));
+        wanted.extend([task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id]);
+        let directories = BTreeSet::from([task.fs.cwd_id, task.fs.root_id]);
+        let opened_by_fd: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
+        for id in wanted {
+            let missing =
+                || RestoreError::inconsistent(format!("file {id}"), "it is not in the list of files");
+            let file = task.files.get(&id).ok_or_else(missing)?;
+            let only_stood_in = directories.contains(&id) && !opened_by_fd.contains(&id);
+            let fd = self.one(plan, checkpoint, file, only_stood_in)?;
+            self.files.insert(id, fd);
+        }
+        self.old_shared_memory(plan, checkpoint)
+    }
+
+    fn one(
+        &mut self,
+        plan: &Plan,
+        checkpoint: &Checkpoint,
+        file: &FileEntry,
+        only_stood_in: bool,
+    ) -> Result<OwnedFd> {
+        let task = &plan.task;
+        let id = file.id;
+        let empty =
+            || RestoreError::inconsistent(format!("file {id}"), "its entry lacks the part of its kind");
+        let path_of =
+            |open: &Self, id: u32| -> Option<PathBuf> { open.ghosts.get(task.ghost_of.get(&id)?).cloned() };
+        match file.r#type() {
+            FdTypes::Reg => {
+                let reg = file.reg.as_ref().ok_or_else(empty)?;
+                regfile::open(reg, path_of(self, id), only_stood_in)
+            }
+            FdTypes::Pipe => {
+                let entry = file.pipe.as_ref().ok_or_else(empty)?;
+                let made = match self.pipes.entry(entry.pipe_id) {
+                    std::collections::hash_map::Entry::Occupied(made) => made.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(place) => {
+                        place.insert(pipe::create(entry.pipe_id, task.pipes.get(&entry.pipe_id))?)
+                    }
+                };
+                with_owner(made.open(entry)?, &entry.fown, id)
+            }
+            FdTypes::Fifo => {
+                let entry = file.fifo.as_ref().ok_or_else(empty)?;
+                let regf_id = entry.regf_id.unwrap_or(id);
+                let reg = task.files.get(&regf_id).and_then(|f| f.reg.as_ref()).ok_or_else(empty)?;
+                let path = path_of(self, regf_id).unwrap_or_else(|| PathBuf::from(&reg.name));
+                let made = match self.pipes.entry(entry.pipe_id) {
+                    std::collections::hash_map::Entry::Occupied(made) => made.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(place) => {
+                        place.insert(pipe::hold_fifo(&path, task.fifos.get(&entry.pipe_id))?)
+                    }
+                };
+                made.open_fifo(&path, reg)
+            }
+            FdTypes::Eventfd => eventfd::open(file.efd.as_ref().ok_or_else(empty)?),
+            FdTypes::Eventpoll => eventpoll::open(file.epfd.as_ref().ok_or_else(empty)?),
+            FdTypes::Timerfd => timerfd::open(file.tfd.as_ref().ok_or_else(empty)?),
+            FdTypes::Signalfd => signalfd::open(file.sgfd.as_ref().ok_or_else(empty)?),
+            FdTypes::Memfd => {
+                let entry = file.memfd.as_ref().ok_or_else(empty)?;
+                let object = self.memfd_object(plan, checkpoint, u64::from(entry.inode_id))?;
+                memfd::open(object, entry)
+            }
+            other => Err(RestoreError::unsupported(
+                format!("file {id} ({})", other.as_str_name()),
+                "not built yet",
+            )),
+        }
+    }
+
+    fn memfd_object(
+        &mut self,
+        plan: &Plan,
+        checkpoint: &Checkpoint,
+        inode_id: u64,
+    ) -> Result<BorrowedFd<'_>> {
+        if !self.objects.contains_key(&inode_id) {
+            let inode = plan.task.memfds.get(&inode_id);
+            let inode = inode
+                .ok_or_else(|| RestoreError::inconsistent(format!("memfd {inode_id}"), "it has no entry"))?;
+            let (object, pages) = memfd::create(inode, checkpoint)?;
+            self.pages += pages;
+            self.objects.insert(inode_id, object);
+        }
+        Ok(self.objects.get(&inode_id).expect("just put there").as_fd())
+    }
+
+    /// Shared anonymous memory as older dumpers wrote it: by the number of the object alone, its size only in the areas.
+    fn old_shared_memory(&mut self, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
+        let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+        for vma in plan.task.mm.vmas.iter().filter(|vma| vma.status & status::ANON_SHARED != 0) {
+            let end = vma.pgoff.saturating_add(vma.end - vma.start);
+            let size = sizes.entry(vma.shmid).or_default();
+            *size = (*size).max(end);
+        }
+        for (shmid, size) in sizes {
+            let object = memfd::anonymous(size.next_multiple_of(PAGE_SIZE))?;
+            self.pages += memfd::fill(&object, checkpoint, shmid)?;
+            self.objects.insert(OLD_SHARED | shmid, object);
+        }
+        Ok(())
+    }
+
+    /// The files by id, and old shared memory by its number.
+    pub(crate) fn into_parts(self) -> (BTreeMap<u32, OwnedFd>, HashMap<u64, OwnedFd>) {
+        let old = self.objects.into_iter().filter(|(number, _)| number & OLD_SHARED != 0);
+        (self.files, old.map(|(number, fd)| (number & !OLD_SHARED, fd)).collect())
+    }
+}
+
+/// Keeps numbers of old shared memory apart from those of memfds.
+const OLD_SHARED: u64 = 1 << 63;
+
+fn file_name(file: &FileEntry) -> Option<&str> {
+    file.reg.as_ref().map(|reg| reg.name.as_str())
+}
+
+/// Sets who is signalled about input.
+fn with_owner(fd: OwnedFd, fown: &FownEntry, id: u32) -> Result<OwnedFd> {
+    if fown.pid != 0 || fown.signum != 0 {
+        let pid = i32::try_from(fown.pid).unwrap_or(0);
+        sys::set_owner(fd.as_fd(), fown.pid_type, pid, fown.signum)
+            .map_err(RestoreError::call("fcntl(F_SETOWN_EX)", format!("file {id}")))?;
+    }
+    Ok(fd)
+}
+
+/// Opens a file once more, with other flags, through its descriptor.
+fn reopen(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let opened = open_with(&path, flags)?;
+    Ok(opened.into())
+}
+
+/// Flags that say how a file was opened, not how it is open: they must not be repeated.
+const OPENING: i32 =
+    libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_NOFOLLOW | 0o20_000_000;
+
+fn open_with(path: &std::path::Path, flags: u32) -> Result<File> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    let flags = (flags.cast_signed() & !OPENING) | libc::O_CLOEXEC | libc::O_NOCTTY;
+    let opened = open(path, OFlag::from_bits_retain(flags), Mode::empty());
+    let fd = opened.map_err(|errno| RestoreError::file(path, "open")(errno.into()))?;
+    Ok(File::from(fd))
+}
+
+/// Sets the flags that can be set on an open file: those of O_APPEND, O_NONBLOCK and the like.
+fn set_status(fd: &OwnedFd, flags: u32, id: u32) -> Result<()> {
+    let settable = libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME;
+    let flags = flags.cast_signed() & settable;
+    sys::fcntl_int(fd.as_fd(), libc::F_SETFL, flags)
+        .map(drop)
+        .map_err(RestoreError::call("fcntl(F_SETFL)", format!("file {id}")))
+}

@@ -1,0 +1,79 @@
+//! pipe(2) and fifo(7).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::unistd::{pipe2, write};
+use rewake_images::proto::{PipeDataEntry, PipeEntry, RegFileEntry};
+
+use crate::error::{RestoreError, Result};
+use crate::sys;
+
+/// A pipe while its ends are being opened.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    /// Kept open until all ends are: a pipe nobody has open loses its contents.
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Ends(OwnedFd, OwnedFd),
+    Fifo(#[expect(dead_code, reason = "held open")] OwnedFd),
+}
+
+/// Creates a pipe and puts back what was queued in it.
+pub(super) fn create(pipe_id: u32, data: Option<&(PipeDataEntry, Vec<u8>)>) -> Result<Pipe> {
+    let object = || format!("pipe {pipe_id}");
+    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).map_err(RestoreError::call("pipe2", object()))?;
+    fill(&write_end, data, &object())?;
+    Ok(Pipe { held: Held::Ends(read_end, write_end) })
+}
+
+/// Opens a named pipe so that it keeps its contents, and puts back what was queued in it.
+pub(super) fn hold_fifo(path: &Path, data: Option<&(PipeDataEntry, Vec<u8>)>) -> Result<Pipe> {
+    let flags = (libc::O_RDWR | libc::O_NONBLOCK).unsigned_abs();
+    let fifo: OwnedFd = super::open_with(path, flags)?.into();
+    fill(&fifo, data, &path.display().to_string())?;
+    Ok(Pipe { held: Held::Fifo(fifo) })
+}
+
+fn fill(end: &OwnedFd, data: Option<&(PipeDataEntry, Vec<u8>)>, object: &str) -> Result<()> {
+    let Some((entry, bytes)) = data else { return Ok(()) };
+    if let Some(size) = entry.size {
+        sys::fcntl_int(end.as_fd(), libc::F_SETPIPE_SZ, size.cast_signed())
+            .map_err(RestoreError::call("fcntl(F_SETPIPE_SZ)", object))?;
+    }
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        // What was in the pipe fits it, or the image lies: then this must not wait for a reader.
+        sys::fcntl_int(end.as_fd(), libc::F_SETFL, libc::O_NONBLOCK)
+            .map_err(RestoreError::call("fcntl(F_SETFL)", object))?;
+        let written = write(end, rest).map_err(RestoreError::call("write", object))?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+impl Pipe {
+    /// An end of it.
+    pub(super) fn open(&mut self, entry: &PipeEntry) -> Result<OwnedFd> {
+        let Held::Ends(read_end, write_end) = &self.held else {
+            return Err(RestoreError::inconsistent(
+                format!("pipe {}", entry.pipe_id),
+                "it is a named pipe as well",
+            ));
+        };
+        let access = entry.flags & libc::O_ACCMODE.unsigned_abs();
+        let end = if access == libc::O_WRONLY.unsigned_abs() { write_end } else { read_end };
+        // Each entry is an open file of its own: opened anew, never shared.
+        super::reopen(end.as_fd(), entry.flags)
+    }
+
+    /// An end of a named pipe. Held open for reading and writing, no open waits for another.
+    pub(super) fn open_fifo(&mut self, path: &Path, reg: &RegFileEntry) -> Result<OwnedFd> {
+        let fd: OwnedFd = super::open_with(path, reg.flags)?.into();
+        super::with_owner(fd, &reg.fown, reg.id)
+    }
+}

@@ -1,0 +1,33 @@
+//! Files that open again by their path.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::unistd::{Whence, lseek};
+use rewake_images::proto::RegFileEntry;
+
+use crate::error::{RestoreError, Result};
+
+/// What `pos` is for a file that cannot seek.
+const NO_POSITION: u64 = u64::MAX;
+
+/// Opens a file where it was; `ghost` is where a deleted one is for the moment.
+pub(super) fn open(reg: &RegFileEntry, ghost: Option<PathBuf>, only_stood_in: bool) -> Result<OwnedFd> {
+    if reg.ext == Some(true) {
+        return Err(RestoreError::unsupported(format!("external file {}", reg.name), "not built yet"));
+    }
+    let path = ghost.unwrap_or_else(|| PathBuf::from(&reg.name));
+    let flags = if only_stood_in { reg.flags | libc::O_PATH.unsigned_abs() } else { reg.flags };
+    let file = super::open_with(&path, flags)?;
+    let path_only = flags & libc::O_PATH.unsigned_abs() != 0;
+    if let (Ok(position), false) =
+        (i64::try_from(reg.pos), path_only || reg.pos == NO_POSITION || reg.pos == 0)
+    {
+        lseek(&file, position, Whence::SeekSet)
+            .map_err(|errno| RestoreError::file(&path, "seek in")(errno.into()))?;
+    }
+    if path_only {
+        return Ok(file.into());
+    }
+    super::with_owner(file.into(), &reg.fown, reg.id)
+}
