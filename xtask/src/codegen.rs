@@ -1,10 +1,9 @@
 //! `proto/` to checked-in Rust: protox compiles, prost-build writes. No protoc is needed anywhere.
 
-use std::path::{Path, PathBuf};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use prost::Message;
 
 /// The repository's root.
 pub(crate) fn root() -> PathBuf {
@@ -16,11 +15,12 @@ pub(crate) fn run(check: bool) -> Result<()> {
     let root = root();
     let proto = root.join("proto");
     let target = root.join("crates/images/src/generated");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&proto)?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+    let mut files: Vec<PathBuf> = fs::read_dir(&proto)?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
     files.retain(|p| p.extension().is_some_and(|e| e == "proto"));
     files.sort();
-    let all = protox::compile(&files, [&proto]).context("compiling proto/")?;
+    let mut compiler = protox::Compiler::new([&proto])?;
+    compiler.include_imports(true).open_files(files).context("compiling proto/")?;
+    let all = compiler.file_descriptor_set();
 
     // `opts.proto` stays in the descriptor set, where reflection reads the options of fields, but
     // its CRIU_Opts would be the same Rust name as criu_opts of the RPC protocol.
@@ -35,7 +35,9 @@ pub(crate) fn run(check: bool) -> Result<()> {
         .context("generating Rust")?;
 
     let rust = fs::read(out.path().join("_.rs"))?;
-    let descriptors = all.encode_to_vec();
+    // Encoded by the compiler: the typed set above has no place for custom options. Without source
+    // info, for the comments of `proto/` are no part of the format.
+    let descriptors = compiler.encode_file_descriptor_set();
     let shapes = shapes(&all).into_bytes();
     let wanted = [("images.rs", rust), ("images.fds", descriptors), ("shapes.rs", shapes)];
     for (name, bytes) in wanted {
@@ -55,12 +57,8 @@ pub(crate) fn run(check: bool) -> Result<()> {
 /// What prost does not keep: which fields of a message are required, and which hold messages.
 fn shapes(all: &prost_types::FileDescriptorSet) -> String {
     use prost_types::field_descriptor_proto::{Label, Type};
-    let mut messages: Vec<_> = all
-        .file
-        .iter()
-        .filter(|f| f.package().is_empty())
-        .flat_map(|f| &f.message_type)
-        .collect();
+    let mut messages: Vec<_> =
+        all.file.iter().filter(|f| f.package().is_empty()).flat_map(|f| &f.message_type).collect();
     messages.sort_by_key(|m| m.name());
     let index = |name: &str| messages.iter().position(|m| format!(".{}", m.name()) == name);
     let mut text = String::from("// Written by `cargo xtask codegen`.\nstatic SHAPES: &[Shape] = &[\n");

@@ -240,7 +240,12 @@ impl Words<'_> {
     }
 
     fn itimer(&self, at: u64) -> ItimerEntry {
-        let [isec, iusec, vsec, vusec] = [0, 8, 16, 24].map(|o| self.long(at + o));
+        let [isec, iusec, mut vsec, mut vusec] = [0, 8, 16, 24].map(|o| self.long(at + o));
+        if (vsec, vusec) == (0, 0) {
+            // Its signal is pending, and the kernel starts the timer again only when that is taken. Restored as it
+            // stands, it would be a timer that is off.
+            (vsec, vusec) = (isec, iusec);
+        }
         ItimerEntry { isec, iusec, vsec, vusec }
     }
 }

@@ -38,8 +38,12 @@ pub(crate) fn timers(remote: &mut Remote<'_>, plan: &Plan, tc: &TaskCoreEntry) -
     let Some(timers) = &tc.timers else { return Ok(()) };
     let mut table = Table::new(plan.pid);
     let all = [timers.real, timers.virt, timers.prof];
-    for (which, ItimerEntry { isec, iusec, vsec, vusec }) in (0_u64..).zip(all) {
-        if (vsec, vusec) != (0, 0) {
+    for (which, ItimerEntry { isec, iusec, mut vsec, mut vusec }) in (0_u64..).zip(all) {
+        if (isec, iusec, vsec, vusec) != (0, 0, 0, 0) {
+            if (vsec, vusec) == (0, 0) {
+                // It was dumped between its signal being sent and taken: off, as it reads, it never was.
+                (vsec, vusec) = (isec, iusec);
+            }
             let at = remote.data() + table.bytes([isec, iusec, vsec, vusec].as_bytes());
             table.add(
                 "setitimer",

@@ -1,0 +1,120 @@
+//! What goes wrong is told, and changes nothing.
+
+use std::process::{Command, Stdio};
+
+use nix::unistd::Pid;
+use rewake_dump::{DumpError, DumpOptions, dump};
+use rewake_restore::{RestoreError, RestoreOptions, restore};
+use rewake_testkit::{Workload, kernel_test};
+
+use super::{PATIENCE, chain, verdict, wait_state};
+
+fn refused(pid: Pid) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let error = dump(&DumpOptions::new(pid, &images)).unwrap_err();
+    assert!(
+        !images.exists() && std::fs::read_dir(dir.path()).unwrap().next().is_none(),
+        "something was left"
+    );
+    chain(&error)
+}
+
+kernel_test! {
+    fn what_is_no_process_cannot_be_dumped() {
+        assert!(refused(Pid::this()).contains("the dumper itself"));
+        let mut gone = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(gone.id()).unwrap());
+        wait_state(pid, 'Z');
+        assert!(refused(pid).contains("zombie"), "{}", refused(pid));
+        gone.wait().unwrap();
+        assert!(refused(pid).contains("No such file"), "{}", refused(pid));
+    }
+}
+
+kernel_test! {
+    fn a_socket_is_refused_by_name_and_the_process_goes_on() {
+        let script = "import socket,time\ns=socket.socket()\ns.bind(('127.0.0.1',0)); s.listen()\nopen('/proc/self/comm','w').write('ready')\ntime.sleep(1000)";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        let mut child = command.spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        while std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "ready\n" {
+            std::thread::yield_now();
+        }
+        wait_state(pid, 'S');
+        let said = refused(pid);
+        assert!(said.contains("socket:[") && said.contains("descriptor 3"), "{said}");
+        wait_state(pid, 'S');
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+kernel_test! {
+    fn a_changed_library_is_not_restored_onto() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        let mut child = command.spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        wait_state(pid, 'S');
+        let images = dir.path().join("images");
+        dump(&DumpOptions::new(pid, &images)).unwrap();
+        child.wait().unwrap();
+        let mut bytes = std::fs::read(&program).unwrap();
+        bytes.push(0);
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, &bytes).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let error = restore(&RestoreOptions::new(&images)).unwrap_err();
+        assert!(matches!(&error, RestoreError::Files { report } if report.contains("program")), "{error}");
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "a process was created");
+    }
+}
+
+kernel_test! {
+    fn truncated_and_foreign_images_restore_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        let images = dir.path().join("images");
+        dump(&DumpOptions::new(workload.pid(), &images)).unwrap();
+        workload.wait_end(PATIENCE).unwrap();
+        let pid = workload.pid();
+        for name in ["inventory.img".to_owned(), "files.img".to_owned(), format!("core-{pid}.img"), format!("mm-{pid}.img"), format!("pagemap-{pid}.img"), "pages-1.img".to_owned()] {
+            let path = images.join(&name);
+            let whole = std::fs::read(&path).unwrap();
+            for bytes in [&whole[..whole.len() - 1], &whole[..whole.len() / 2], b"not an image at all"] {
+                std::fs::write(&path, bytes).unwrap();
+                let error = restore(&RestoreOptions::new(&images)).unwrap_err();
+                assert!(chain(&error).contains(&name), "{name}: {}", chain(&error));
+                assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{name}: a process was created");
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
+        restore(&RestoreOptions::new(&images)).unwrap();
+        assert_eq!(verdict(&Workload::adopt(pid, dir.path()).unwrap()), "PASS");
+    }
+}
+
+kernel_test! {
+    fn a_full_disk_leaves_nothing_and_the_process_running() {
+        use nix::mount::{MsFlags, mount, umount};
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        mount(Some("tmpfs"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        let error = dump(&DumpOptions::new(workload.pid(), small.join("images"))).unwrap_err();
+        assert!(chain(&error).contains("No space left"), "{}", chain(&error));
+        assert!(!matches!(error, DumpError::Obstacles { .. }));
+        assert_eq!(std::fs::read_dir(&small).unwrap().count(), 0, "something was left");
+        umount(&small).unwrap();
+        assert_eq!(verdict(&workload), "PASS");
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of what the repository's tools rely on.
+
+mod schema;
