@@ -60,6 +60,9 @@ pub(crate) const RUNNER: [u8; 43] = [
     0xcc, // int3
 ];
 
+/// Where the runner has its `syscall` instruction.
+pub(crate) const RUNNER_SYSCALL: u64 = 0x1b;
+
 /// Not in a system call: the kernel's restart logic must not touch the registers.
 pub(crate) const NO_SYSCALL: u64 = u64::MAX;
 
@@ -83,5 +86,16 @@ impl Regs {
         self.ip = ip;
         self.orig_ax = NO_SYSCALL;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_has_its_instruction_there() {
+        let at = usize::try_from(RUNNER_SYSCALL).unwrap();
+        assert_eq!(RUNNER[at..at + SYSCALL.len()], SYSCALL);
     }
 }

@@ -1,6 +1,7 @@
 //! Why a task could not be controlled.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -50,6 +51,14 @@ pub enum TraceeError {
         pid: Pid,
         /// Who traces it.
         tracer: Pid,
+    },
+    /// The process is in a frozen control group, and would not run before somebody thaws that.
+    #[error("process {pid} is in the frozen control group {}", cgroup.display())]
+    Frozen {
+        /// The process.
+        pid: Pid,
+        /// Directory of the group.
+        cgroup: PathBuf,
     },
     /// A ptrace(2) request failed.
     #[error("{request} of thread {tid}")]

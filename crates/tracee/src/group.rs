@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arch::USER_CS_64;
+use crate::cgroup;
 use crate::error::{Result, TraceeError};
 use crate::mem::TaskMem;
 use crate::remote::Remote;
@@ -56,7 +57,7 @@ impl ThreadGroup {
     ///
     /// # Errors
     /// [`TraceeError::Gone`], [`TraceeError::Zombie`], [`TraceeError::KernelThread`], [`TraceeError::Myself`],
-    /// [`TraceeError::Traced`], [`TraceeError::NotAProcess`]; [`TraceeError::Ptrace`] without the right to trace it.
+    /// [`TraceeError::Traced`], [`TraceeError::NotAProcess`], [`TraceeError::Frozen`]; [`TraceeError::Ptrace`] without the right to trace it.
     /// Threads seized before the error are let go.
     pub fn seize(pid: Pid) -> Result<Self> {
         check(pid)?;
@@ -88,6 +89,9 @@ impl ThreadGroup {
     pub(crate) fn check_remote(&mut self) -> Result<()> {
         if let Some(thread) = self.threads.iter().find(|t| t.saved_regs().cs != USER_CS_64) {
             return Err(TraceeError::Not64Bit { tid: thread.tid(), cs: thread.saved_regs().cs });
+        }
+        if self.scratch.is_none() {
+            cgroup::check_runs(self.pid)?;
         }
         if !self.unfiltered {
             // Filters are inherited and never go away. So a thread that has as many as we have is, in all likelihood,
@@ -151,23 +155,11 @@ impl ThreadGroup {
         &self.mem
     }
 
-    /// The program ignores SIGTRAP. Asked by a remote rt_sigaction(2), the kernel may say that it does not: the trap of a
-    /// remote call has changed that until the group is let go.
-    #[must_use]
-    pub fn is_sigtrap_ignored(&self) -> bool {
-        self.sigtrap_ignored
-    }
-
-    /// Whether SIGTRAP is to be ignored once the group is let go. For a program that is being built: a remote
-    /// rt_sigaction(2) that says so does not outlive the trap at its end.
-    pub fn ignore_sigtrap(&mut self, ignore: bool) {
-        self.sigtrap_ignored = ignore;
-    }
-
     /// A way to run system calls in its context. Maps a scratch area where the kernel chooses, at the first use.
     ///
     /// # Errors
-    /// Any error of a remote call; [`TraceeError::NoVdso`], [`TraceeError::Not64Bit`], [`TraceeError::Seccomp`].
+    /// Any error of a remote call; [`TraceeError::NoVdso`], [`TraceeError::Not64Bit`], [`TraceeError::Seccomp`],
+    /// [`TraceeError::Frozen`].
     pub fn remote(&mut self) -> Result<Remote<'_>> {
         Remote::new(self, None)
     }
@@ -290,6 +282,6 @@ fn check(pid: Pid) -> Result<()> {
     }
     match status.tracer {
         Some(tracer) => Err(TraceeError::Traced { pid, tracer }),
-        None => Ok(()),
+        None => cgroup::check_stops(pid),
     }
 }

@@ -21,6 +21,7 @@
 
 mod arch;
 mod call;
+mod cgroup;
 mod drive;
 mod error;
 mod group;

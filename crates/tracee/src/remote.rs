@@ -4,13 +4,13 @@
 //! page of code (43 bytes that run a table of calls), the table, and room for arguments and results. What is then called
 //! costs one round trip a table, however long.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use nix::unistd::Pid;
 use zerocopy::IntoBytes;
 
-use crate::arch::{RUNNER, SYSCALL_LEN};
+use crate::arch::{RUNNER, RUNNER_SYSCALL, SYSCALL_LEN};
 use crate::call::Call;
 use crate::drive::Resume;
 use crate::error::{Result, TraceeError};
@@ -74,9 +74,13 @@ impl<'a> Remote<'a> {
         let [rx, rw, flags] = [RX, RW, flags].map(|n| u64::from(n.unsigned_abs()));
         let args = [addr.unwrap_or(0), SCRATCH_LEN, rx, flags, u64::MAX, 0];
         let base = self.single(libc::SYS_mmap, args)?;
+        // Written through /proc, which does not mind that the page is read-only.
+        if let Err(error) = self.group.mem.write(base, &RUNNER) {
+            let _ = self.single(libc::SYS_munmap, [base, SCRATCH_LEN, 0, 0, 0, 0]);
+            return Err(error);
+        }
         self.group.scratch = Some(base);
         self.single(libc::SYS_mprotect, [base + PAGE, SCRATCH_LEN - PAGE, rw, 0, 0, 0])?;
-        self.group.mem.write(base, &RUNNER)?;
         Ok(base)
     }
 
@@ -105,6 +109,11 @@ impl<'a> Remote<'a> {
     #[must_use]
     pub fn data(&self) -> u64 {
         self.group.scratch.expect("not called after drop_scratch") + PAGE + TABLE_LEN
+    }
+
+    /// The table, of use for other things while it does not run.
+    fn table(&self) -> u64 {
+        self.group.scratch.expect("called only while it is mapped") + PAGE
     }
 
     /// Size of that room.
@@ -214,44 +223,56 @@ impl<'a> Remote<'a> {
         let trap = base + RUNNER.len() as u64;
         let mut table: Vec<Call> = slices.iter().flat_map(|(_, calls)| calls.iter().copied()).collect();
         self.group.mem.write(base + PAGE, table.as_bytes())?;
+        let places = self.places(slices)?;
         let mut started = Vec::new();
         let mut outcome = Ok(());
         let mut at = base + PAGE;
-        for (tid, calls) in slices.iter().filter(|(_, calls)| !calls.is_empty()) {
+        for ((_, calls), place) in slices.iter().zip(places).filter(|((_, calls), _)| !calls.is_empty()) {
             let end = at + size_of_val(&**calls) as u64;
-            let thread = self.group.thread_mut(*tid).ok_or(TraceeError::Gone { pid: *tid });
-            outcome = thread.and_then(|thread| {
-                thread.start(&thread.saved_regs().for_runner(base, at, end), Resume::Run)?;
-                started.push(*tid);
-                Ok(())
-            });
-            at = end;
+            let thread = self.group.threads.get_mut(place).expect("found above");
+            outcome = thread.start(&thread.saved_regs().for_runner(base, at, end), Resume::Run);
             if outcome.is_err() {
                 break;
             }
+            started.push(place);
+            at = end;
         }
         // Whatever happens, none is left running.
-        for tid in started {
-            let thread = self.group.thread_mut(tid).expect("it was just started");
+        for place in started {
+            let thread = self.group.threads.get_mut(place).expect("found above");
             let ended = thread.await_end(Resume::Run, trap, cloned).and_then(|_| thread.put_back());
             outcome = outcome.and(ended);
         }
         outcome?;
         self.group.mem.read(base + PAGE, table.as_mut_slice().as_mut_bytes())?;
         let entries = slices.iter_mut().flat_map(|(_, calls)| calls.iter_mut());
-        entries.zip(table).for_each(|(call, done)| *call = done);
-        Ok(())
+        entries.zip(&table).for_each(|(call, done)| *call = *done);
+        self.note_sigtrap(&table)?;
+        self.restore_sigtrap()
     }
 
-    /// Uses the `syscall` instruction at `addr` from now on, for calls without the scratch area. Needed when the vdso
-    /// was moved.
+    /// Which thread of the group each slice is for.
+    fn places(&self, slices: &[(Pid, &mut [Call])]) -> Result<Vec<usize>> {
+        let place = |tid| self.group.threads.iter().position(|t| t.tid() == tid);
+        if let [(tid, _)] = slices {
+            return Ok(vec![place(*tid).ok_or(TraceeError::Gone { pid: *tid })?]);
+        }
+        // A search for each would cost more than their calls once there are hundreds.
+        let threads = self.group.threads.iter().enumerate();
+        let places: HashMap<Pid, usize> = threads.map(|(place, thread)| (thread.tid(), place)).collect();
+        let place = |tid: &Pid| places.get(tid).copied().ok_or(TraceeError::Gone { pid: *tid });
+        slices.iter().map(|(tid, _)| place(tid)).collect()
+    }
+
+    /// Uses the `syscall` instruction at `addr` from now on when there is no scratch area. Needed when the vdso was
+    /// moved.
     pub fn set_instruction(&mut self, addr: u64) {
         self.instruction = addr;
         self.group.instruction = Some(addr);
     }
 
-    /// Runs one call on the first thread without the scratch area and without a trap: between two system call stops.
-    /// For what comes after signals were queued, and for taking the scratch area away.
+    /// Runs one call on the first thread without table and trap: between two system call stops. For what comes after
+    /// signals were queued, and for taking the scratch area away.
     ///
     /// # Errors
     /// As [`Remote::call`].
@@ -264,7 +285,8 @@ impl<'a> Remote<'a> {
     /// # Errors
     /// As [`Remote::call_on`].
     pub fn quiet_call_on(&mut self, tid: Pid, nr: libc::c_long, args: [u64; 6]) -> Result<u64> {
-        let at = self.instruction;
+        // That of the scratch area is there even while the vdso is being moved.
+        let at = self.group.scratch.map_or(self.instruction, |base| base + RUNNER_SYSCALL);
         let thread = self.group.thread_mut(tid).ok_or(TraceeError::Gone { pid: tid })?;
         thread.start(&thread.saved_regs().for_syscall(at, nr, args), Resume::ToSyscall)?;
         thread.await_end(Resume::ToSyscall, at, &mut Vec::new())?;
@@ -277,6 +299,10 @@ impl<'a> Remote<'a> {
 
     /// Runs one call by a single step over the instruction the task has.
     fn single(&mut self, nr: libc::c_long, args: [u64; 6]) -> Result<u64> {
+        if self.group.sigtrap_ignored {
+            // Dearer, but nothing has to be put right after it.
+            return self.quiet_call(nr, args);
+        }
         let at = self.instruction;
         let leader = self.group.leader_mut();
         leader.start(&leader.saved_regs().for_syscall(at, nr, args), Resume::Step)?;
@@ -308,13 +334,26 @@ impl<'a> Remote<'a> {
         self.drop_scratch()
     }
 
-    /// Makes SIGTRAP ignored again, if it was.
+    /// Notices what calls do to the handling of SIGTRAP: their own trap would undo part of that.
+    fn note_sigtrap(&mut self, calls: &[Call]) -> Result<()> {
+        let signal = u64::from(libc::SIGTRAP.unsigned_abs());
+        for call in calls {
+            if let Call { nr: libc::SYS_rt_sigaction, args: [of, action, ..], ret: 0 } = *call
+                && (of, action != 0) == (signal, true)
+            {
+                self.group.sigtrap_ignored = self.group.mem.read_u64(action)? == libc::SIG_IGN as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes SIGTRAP ignored again, if it was. Done after every trap, so that the program's next call does not see it.
     fn restore_sigtrap(&mut self) -> Result<()> {
         if !self.group.sigtrap_ignored {
             return Ok(());
         }
         // struct sigaction of the kernel: handler, flags, restorer, mask. The trap has changed the first only.
-        let (addr, signal) = (self.data(), u64::from(libc::SIGTRAP.unsigned_abs()));
+        let (addr, signal) = (self.table(), u64::from(libc::SIGTRAP.unsigned_abs()));
         self.quiet_call(libc::SYS_rt_sigaction, [signal, 0, addr, 8, 0, 0])?;
         self.write(addr, (libc::SIG_IGN as u64).as_bytes())?;
         self.quiet_call(libc::SYS_rt_sigaction, [signal, addr, 0, 8, 0, 0]).map(drop)
@@ -329,7 +368,7 @@ impl<'a> Remote<'a> {
             };
             let tid = thread.tid();
             for info in std::mem::take(&mut thread.held) {
-                let addr = self.data();
+                let addr = self.table();
                 self.write(addr, &info.0)?;
                 let id = u64::from(tid.as_raw().unsigned_abs());
                 // The kernel lets a thread forge what it sends to itself. The first one is the process.

@@ -1,6 +1,6 @@
 //! Processes to experiment on, and looking at them from outside.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -50,6 +50,11 @@ impl Task {
         let mut line = String::new();
         self.from.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// The next byte the program says.
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        self.from.by_ref().bytes().next().map(Result::unwrap)
     }
 
     /// What follows `prefix` on the next line that has it.

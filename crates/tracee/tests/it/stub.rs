@@ -3,7 +3,7 @@
 use nix::unistd::Pid;
 use rewake_tracee::{Call, FinalState, Release, ThreadGroup};
 
-use crate::process::{Task, state, wait_state};
+use crate::process::{Task, has_signal, state, wait_state};
 
 /// `struct clone_args` for a thread that runs nothing until it is given registers.
 fn clone_args() -> Vec<u8> {
@@ -72,8 +72,18 @@ fn sigtrap_can_be_ignored_in_the_end() {
     let task = Task::spawn("sleep", &["1000"]);
     wait_state(task.pid(), "S");
     let mut group = ThreadGroup::seize_stub(task.pid()).unwrap();
-    group.ignore_sigtrap(true);
-    group.remote().unwrap().call(libc::SYS_getpid, &[]).unwrap();
+    let mut remote = group.remote().unwrap();
+    let (data, signal) = (remote.data(), u64::from(libc::SIGTRAP.unsigned_abs()));
+    // struct sigaction of the kernel: handler, flags, restorer, mask.
+    for handler in [libc::SIG_IGN as u64, libc::SIG_DFL as u64, libc::SIG_IGN as u64] {
+        remote.write(data, &handler.to_ne_bytes()).unwrap();
+        let set = Call::new(libc::SYS_rt_sigaction, &[signal, data, 0, 8]);
+        remote.batch(&mut [Call::default(), set, Call::default()]).unwrap();
+        remote.call(libc::SYS_rt_sigaction, &[signal, 0, data, 8]).unwrap();
+        let mut now = [0; 8];
+        remote.read(data, &mut now).unwrap();
+        assert_eq!(u64::from_ne_bytes(now), handler, "no trap in between changes it");
+    }
     group.release(Release::Resume).unwrap();
-    assert!(crate::process::has_signal(task.pid(), "SigIgn", libc::SIGTRAP));
+    assert!(has_signal(task.pid(), "SigIgn", libc::SIGTRAP));
 }
