@@ -30,6 +30,14 @@ pub enum ImageError {
         /// Name of the expected magic.
         name: &'static str,
     },
+    /// The first words are not those of any image this crate knows.
+    #[error("{path}: unknown magic {found:#x}: a raw image, or none", path = path.display())]
+    UnknownMagic {
+        /// The file.
+        path: PathBuf,
+        /// The word found.
+        found: u32,
+    },
     /// The file ends inside something.
     #[error("{path}: truncated in entry {entry} at byte {offset}: {needed} more bytes wanted, {left} left", path = path.display())]
     Truncated {
@@ -96,6 +104,19 @@ pub enum ImageError {
         path: PathBuf,
         /// Address of the page.
         vaddr: u64,
+    },
+    /// JSON that is malformed or does not fit the schema.
+    #[cfg(feature = "json")]
+    #[error("{path}:{line}:{column}: {what}", path = path.display())]
+    Json {
+        /// What the JSON was read from.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// Byte in the line, from 1.
+        column: u64,
+        /// What is wrong.
+        what: String,
     },
     /// The directory already holds a checkpoint.
     #[error("{path} already holds a checkpoint", path = path.display())]

@@ -1,7 +1,7 @@
 //! Head words, magic, and entries with the bytes that follow them.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use prost::{Message, Name};
@@ -32,6 +32,8 @@ pub struct ImageReader<R> {
     input: R,
     /// Bytes of the file not yet read: the bound for everything taken from it.
     left: u64,
+    /// Whether `left` is known. A pipe ends when it ends; nothing is then allocated before it has come.
+    sized: bool,
     offset: u64,
     index: u64,
     layout: Layout,
@@ -59,17 +61,7 @@ impl<R: Read> ImageReader<R> {
     /// # Errors
     /// [`ImageError::Io`], [`ImageError::Magic`], [`ImageError::Truncated`] inside the first words.
     pub fn new(kind: Kind, path: impl Into<PathBuf>, input: R, len: u64) -> Result<Self> {
-        let mut reader = Self {
-            kind,
-            path: path.into(),
-            input,
-            left: len,
-            offset: 0,
-            index: 0,
-            layout: Layout::V11,
-            ghost_chunks: false,
-            done: false,
-        };
+        let mut reader = Self::start(kind, path.into(), input, Some(len));
         let row = kind.info();
         let mut word = reader.word()?;
         if row.head != Head::None {
@@ -86,6 +78,55 @@ impl<R: Read> ImageReader<R> {
         Ok(reader)
     }
 
+    /// Reads an image whose magic tells its kind: of kinds that share one, the first. `len` is `None` for a stream of
+    /// unknown length.
+    ///
+    /// # Errors
+    /// [`ImageError::UnknownMagic`]; [`ImageError::Io`], [`ImageError::Truncated`] inside the first words.
+    pub fn detect(path: impl Into<PathBuf>, input: R, len: Option<u64>) -> Result<Self> {
+        let mut reader = Self::start(Kind::Inventory, path.into(), input, len);
+        let mut word = reader.word()?;
+        let head = matches!(word, HEAD_COMMON | HEAD_SERVICE);
+        if head {
+            word = reader.word()?;
+        }
+        let Some(kind) = Kind::from_magic(word) else {
+            return Err(ImageError::UnknownMagic { path: reader.path, found: word });
+        };
+        if !head && kind.info().head != Head::None {
+            reader.layout = Layout::V10;
+        }
+        reader.kind = kind;
+        Ok(reader)
+    }
+
+    fn start(kind: Kind, path: PathBuf, input: R, len: Option<u64>) -> Self {
+        Self {
+            kind,
+            path,
+            input,
+            left: len.unwrap_or(u64::MAX),
+            sized: len.is_some(),
+            offset: 0,
+            index: 0,
+            layout: Layout::V11,
+            ghost_chunks: false,
+            done: false,
+        }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What errors call the image.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The layout the first words show (`inventory.img` always looks like v1.1).
     #[must_use]
     pub fn layout(&self) -> Layout {
@@ -100,9 +141,9 @@ impl<R: Read> ImageReader<R> {
         if self.done || self.left == 0 {
             return Ok(None);
         }
-        let entry = self.read_entry();
-        self.done = entry.is_err();
-        entry.map(Some)
+        let entry = self.read_entry().transpose();
+        self.done = !matches!(entry, Some(Ok(_)));
+        entry.transpose()
     }
 
     /// The next entry decoded, with the bytes after it.
@@ -114,14 +155,14 @@ impl<R: Read> ImageReader<R> {
         Ok(Some((decode(&self.path, &entry)?, entry.payload)))
     }
 
-    fn read_entry(&mut self) -> Result<Entry> {
-        let size = self.word()?;
+    fn read_entry(&mut self) -> Result<Option<Entry>> {
+        let Some(size) = self.word_or_end()? else { return Ok(None) };
         let offset = self.offset;
         let message = self.bytes(u64::from(size))?;
         let mut entry = Entry { index: self.index, offset, message, payload: Vec::new() };
         entry.payload = self.payload(&entry)?;
         self.index += 1;
-        Ok(entry)
+        Ok(Some(entry))
     }
 
     fn payload(&mut self, entry: &Entry) -> Result<Vec<u8>> {
@@ -179,7 +220,7 @@ impl<R: Read> ImageReader<R> {
         let head = self.peek::<proto::GhostFileEntry>(entry)?;
         self.ghost_chunks = head.chunks();
         if !self.ghost_chunks && head.mode & FORMAT == REGULAR {
-            self.bytes(self.left)
+            self.rest()
         } else {
             Ok(Vec::new())
         }
@@ -190,19 +231,51 @@ impl<R: Read> ImageReader<R> {
     }
 
     fn word(&mut self) -> Result<u32> {
-        let mut word = [0; 4];
         self.check(4)?;
-        self.input.read_exact(&mut word).map_err(ImageError::io(&self.path, "read"))?;
+        self.word_or_end()?.ok_or_else(|| self.truncated(4, 0))
+    }
+
+    /// `None` at the end of a stream; at the end of a file nobody asks.
+    fn word_or_end(&mut self) -> Result<Option<u32>> {
+        self.check(4)?;
+        let mut word = [0; 4];
+        let mut filled = 0;
+        while let Some(rest) = word.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.input.read(rest) {
+                Ok(0) if filled == 0 && !self.sized => return Ok(None),
+                Ok(0) => return Err(self.truncated(4, filled as u64)),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ImageError::io(&self.path, "read")(error)),
+            }
+        }
         self.advance(4);
-        Ok(u32::from_le_bytes(word))
+        Ok(Some(u32::from_le_bytes(word)))
     }
 
     fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
         self.check(len)?;
-        let wanted = usize::try_from(len).expect("no longer than the file, which was checked");
-        let mut bytes = vec![0; wanted];
-        self.input.read_exact(&mut bytes).map_err(ImageError::io(&self.path, "read"))?;
+        let mut bytes = Vec::new();
+        if self.sized {
+            bytes.reserve_exact(usize::try_from(len).expect("no longer than the file, which was checked"));
+        }
+        let read = self.input.by_ref().take(len).read_to_end(&mut bytes);
+        let found = read.map_err(ImageError::io(&self.path, "read"))? as u64;
+        if found < len {
+            return Err(self.truncated(len, found));
+        }
         self.advance(len);
+        Ok(bytes)
+    }
+
+    /// All that is left.
+    fn rest(&mut self) -> Result<Vec<u8>> {
+        if self.sized {
+            return self.bytes(self.left);
+        }
+        let mut bytes = Vec::new();
+        self.input.read_to_end(&mut bytes).map_err(ImageError::io(&self.path, "read"))?;
+        self.left = 0;
         Ok(bytes)
     }
 
@@ -210,8 +283,12 @@ impl<R: Read> ImageReader<R> {
         if needed <= self.left && usize::try_from(needed).is_ok() {
             return Ok(());
         }
-        let (path, entry, offset, left) = (self.path.clone(), self.index, self.offset, self.left);
-        Err(ImageError::Truncated { path, entry, offset, needed, left })
+        Err(self.truncated(needed, self.left))
+    }
+
+    fn truncated(&self, needed: u64, left: u64) -> ImageError {
+        let (path, entry, offset) = (self.path.clone(), self.index, self.offset);
+        ImageError::Truncated { path, entry, offset, needed, left }
     }
 
     fn advance(&mut self, len: u64) {
@@ -247,7 +324,7 @@ pub fn decode<M: Message + Name + Default>(path: &Path, entry: &Entry) -> Result
     }
 }
 
-fn round_up(value: u64, unit: u64) -> u64 {
+pub(crate) fn round_up(value: u64, unit: u64) -> u64 {
     value.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
 }
 

@@ -25,6 +25,8 @@ pub mod checkpoint;
 mod error;
 pub mod extra;
 pub mod framing;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod kind;
 pub mod pagemap;
 mod required;

@@ -1,11 +1,20 @@
-//! For tests, benches and the demo: programs with state to lose, and a place to lose it in.
+//! Programs with state to lose, and sandboxes to lose it in: for rewake's own tests.
 //!
-//! The programs are scenarios of the binary `rewake-workload`, each about one kind of kernel object. [`Workload`] starts
-//! one and asks it afterwards whether all is as it was. [`namespace`] gives a test a pid namespace of its own, where
-//! nobody else can take a pid that a restore needs.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::exit, clippy::zombie_processes, reason = "for tests: they fail by panicking")]
+//! * The binary `rewake-workload` sets up the state of one kernel object kind per scenario, says when it
+//!   is ready to be frozen, and proves on request that nothing was lost. [`Workload`] drives it.
+//! * [`kernel_test!`] runs a test in its own pid namespace, where no other test can take a pid that a
+//!   restored task needs.
+//! * [`bytes`] writes image bytes by hand; it shares no code with the format crate it is there to judge.
 
+pub mod bytes;
 pub mod namespace;
+
+mod binary;
+mod error;
+mod sys;
 mod workload;
 
-pub use workload::{Workload, workload_binary};
+pub use binary::{Scenario, scenarios, workload_binary};
+pub use error::TestkitError;
+pub use sys::detach;
+pub use workload::Workload;

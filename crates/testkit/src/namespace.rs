@@ -1,109 +1,101 @@
-//! A pid namespace for a test.
+//! Tests that own their pids.
 //!
-//! The test re-executes its own binary for itself alone, inside new pid and mount namespaces. There the first process is
-//! an init that mounts /proc, starts the test proper and reaps whatever dies, so that a dead process never holds a pid.
+//! A restored task takes its old pid back. In the pid namespace of the machine another test, or anything
+//! else, may have taken it in between. [`kernel_test!`](crate::kernel_test) therefore runs the test in a
+//! pid and mount namespace of its own: the test starts its own executable a second time, for this one test,
+//! with a small init as pid 1 that mounts `/proc` and reaps.
 
-use std::process::{Command, exit};
+use std::{
+    fmt::Debug,
+    process::{Command, Stdio},
+};
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::CloneFlags;
-use nix::sys::wait::{WaitStatus, wait};
-use nix::unistd::{ForkResult, Pid, fork, geteuid};
+use crate::sys;
 
-/// Tells a re-executed test binary what it is.
-const STAGE: &str = "REWAKE_TEST_STAGE";
+/// Set for the second run of the executable, inside the namespace.
+const MARKER: &str = "REWAKE_IN_NAMESPACE";
 
-/// Makes a `#[test]` that runs `body` in a pid namespace of its own; without root it prints a skip.
+/// What a test body may return.
+pub trait Outcome {
+    /// Fails the test unless this is a success.
+    fn check(self);
+}
+
+impl Outcome for () {
+    fn check(self) {}
+}
+
+impl<E: Debug> Outcome for Result<(), E> {
+    #[expect(clippy::panic, reason = "this is how a test fails")]
+    fn check(self) {
+        if let Err(error) = self {
+            panic!("{error:?}");
+        }
+    }
+}
+
+/// Defines tests, each of which runs in its own pid and mount namespace.
+///
+/// Without root they say why they are skipped and pass.
+///
+/// ```ignore
+/// rewake_testkit::kernel_test! {
+///     fn comes_back() { … }
+/// }
+/// ```
 #[macro_export]
 macro_rules! kernel_test {
-    ($(#[$meta:meta])* fn $name:ident() $body:block) => {
-        #[test]
-        $(#[$meta])*
-        fn $name() {
-            let path = concat!(module_path!(), "::", stringify!($name));
-            $crate::namespace::run(path, || $body);
-        }
+    ($($(#[$meta:meta])* fn $name:ident() $(-> $ret:ty)? $body:block)+) => {
+        $(
+            $(#[$meta])*
+            #[test]
+            fn $name() {
+                fn body() $(-> $ret)? $body
+                $crate::namespace::run(concat!(module_path!(), "::", stringify!($name)), body);
+            }
+        )+
     };
 }
 
-/// Runs `body` in namespaces of its own; `path` is the full path of the test, crate name first.
+/// Whether this process runs inside a namespace made here.
+#[expect(clippy::disallowed_methods, reason = "how the second run of a test executable knows that it is one")]
+pub fn inside() -> bool {
+    std::env::var(MARKER).is_ok()
+}
+
+/// Runs `body` in a pid namespace of its own. `test_path` is `module_path!()` and the test's name.
 ///
 /// # Panics
-/// When the test fails.
-pub fn run(path: &str, body: impl FnOnce()) {
-    #[allow(clippy::disallowed_methods, reason = "how a re-executed binary learns what it is")]
-    let stage = std::env::var(STAGE).unwrap_or_default();
-    match stage.as_str() {
-        "" => outer(path),
-        "init" => init(path),
-        _ => body(),
+/// When the test fails there; that fails it here.
+#[expect(clippy::panic, reason = "this is how a test fails")]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "what a test prints is its report")]
+pub fn run<R: Outcome>(test_path: &str, body: impl FnOnce() -> R) {
+    if inside() {
+        return body().check();
     }
-}
-
-fn outer(path: &str) {
-    if !geteuid().is_root() {
-        eprintln!("skipped {path}: needs root (pid namespace, ptrace, set_tid)");
+    // The harness knows its tests without the name of the crate they are in.
+    let name = test_path.split_once("::").map_or(test_path, |(_, name)| name);
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped {name}: needs root for a pid namespace of its own");
         return;
     }
-    // A child made from a test's thread could not unshare the pid namespace for this whole process: each has its own.
-    let mut command = again(path, "init");
-    // SAFETY: unshare is a plain system call.
-    #[allow(unsafe_code, reason = "between fork and exec")]
-    unsafe {
-        use std::os::unix::process::CommandExt;
-        command.pre_exec(|| {
-            nix::sched::unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
-            Ok(())
-        });
-    }
-    let output = command.output().expect("the test binary can be started");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{path} failed in its namespace:\n{said}");
-    if said.contains("skipped") {
-        eprintln!("{said}");
-    }
-}
-
-fn again(path: &str, stage: &str) -> Command {
-    let (_, test) = path.split_once("::").expect("a path has a crate");
-    let mut command = Command::new(std::env::current_exe().expect("a test has a path"));
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(STAGE, stage);
-    command
-}
-
-/// Runs in the process that has unshared: its first child is the init of the namespace.
-fn init(path: &str) {
-    // SAFETY: the child only makes system calls and starts a program; the threads of the test harness are asleep and hold
-    // no lock that is needed for it, save the allocator's, which glibc makes usable after fork.
-    #[allow(unsafe_code, reason = "fork")]
-    match unsafe { fork() }.expect("fork") {
-        ForkResult::Parent { child } => {
-            let status = nix::sys::wait::waitpid(child, None).expect("our child");
-            exit(code(status));
+    let exe = std::env::current_exe().expect("a running test has an executable");
+    let mut command = Command::new(exe);
+    command.args(["--exact", name, "--nocapture", "--include-ignored"]);
+    command.env(MARKER, "1").stdin(Stdio::null());
+    sys::in_pid_namespace(&mut command);
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            eprintln!("skipped {name}: needs CAP_SYS_ADMIN for a pid namespace of its own");
+            return;
         }
-        ForkResult::Child => exit(be_init(path)),
-    }
-}
-
-fn be_init(path: &str) -> i32 {
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts can be made private");
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).expect("/proc can be mounted");
-    let child = again(path, "body").spawn().expect("the test binary can be started");
-    let child = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    loop {
-        match wait() {
-            Ok(status) if status.pid() == Some(child) => return code(status),
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => panic!("wait: {e}"),
-        }
-    }
-}
-
-fn code(status: WaitStatus) -> i32 {
-    match status {
-        WaitStatus::Exited(_, code) => code,
-        _ => 101,
-    }
+        Err(error) => panic!("{name} cannot be started in a pid namespace: {error}"),
+    };
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    eprint!("{stderr}");
+    print!("{stdout}");
+    assert!(output.status.success(), "{name} failed in its pid namespace ({})", output.status);
+    assert!(stdout.contains(" 1 passed"), "the harness knows no test named {name}");
 }

@@ -1,164 +1,231 @@
-//! A scenario being run.
+//! One run of the workload program, or of what a restore made of it.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::{AsFd, FromRawFd};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::Signal,
+        stat::Mode,
+        wait::{Id, WaitPidFlag, waitid},
+    },
+    unistd::{Pid, mkfifo},
+};
 
-/// How long a program may take for what takes no time, before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{
+    TestkitError,
+    binary::{file, workload_binary},
+    sys,
+};
 
-/// The program that runs the scenarios, built if need be.
-pub fn workload_binary() -> PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build).clone()
-}
+/// How long a workload may take to set up its state. Only a hang is ever that slow.
+const SETUP_LIMIT: Duration = Duration::from_secs(60);
 
-fn build() -> PathBuf {
-    // target/PROFILE/deps/test-HASH
-    let exe = std::env::current_exe().expect("a test has a path");
-    let dir = exe.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
-    let dir = if exe.parent().is_some_and(|p| p.ends_with("deps")) { dir } else { exe.parent().expect("a directory") };
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo.args(["build", "--quiet", "--bin", "rewake-workload", "--manifest-path"]).arg(manifest);
-    if dir.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let target = dir.parent().expect("target");
-    cargo.arg("--target-dir").arg(target);
-    // Up to date, this takes a fraction of a second; cargo's own lock keeps parallel tests apart.
-    let status = cargo.status().expect("cargo can be started");
-    assert!(status.success(), "rewake-workload does not build");
-    dir.join("rewake-workload")
-}
-
-/// A process in the middle of a scenario. Killed when dropped, whether it is our child or was restored meanwhile.
+/// A running workload. Dropping it kills the process it stands for, and only that one: it is held by
+/// a pidfd, so a restored process with the same pid is out of its reach.
 #[derive(Debug)]
 pub struct Workload {
+    scenario: String,
     pid: Pid,
-    child: Option<Child>,
-    result: PathBuf,
+    pidfd: OwnedFd,
+    dir: PathBuf,
 }
 
 impl Workload {
-    /// Starts `scenario` with its files in `dir`, as the leader of a session, without a terminal or any descriptor but
-    /// the standard ones; comes back when its state is set up.
-    pub fn spawn(scenario: &str, dir: &Path) -> Self {
-        let ready = dir.join("ready");
-        let result = dir.join("result");
-        mkfifo(&ready, Mode::S_IRWXU).expect("a fifo can be made");
-        let output = |name| File::create(dir.join(name)).expect("output can be created");
-        let mut command = Command::new(workload_binary());
-        command.arg(scenario).arg("--ready").arg(&ready).arg("--result").arg(&result);
-        command.stdin(File::open("/dev/null").expect("/dev/null")).stdout(output("out")).stderr(output("err"));
-        command.current_dir(dir);
-        detach(&mut command);
-        let child = command.spawn().expect("rewake-workload can be started");
-        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-        let mut workload = Self { pid, child: Some(child), result };
-        workload.wait_ready(&ready, dir);
-        fs::remove_file(&ready).expect("the fifo can be removed");
-        workload
+    /// Starts the scenario as a session leader, with `/dev/null` for input, regular files in `dir` for output
+    /// and error and `dir` as working directory, and waits until its state is set up.
+    ///
+    /// When this returns, the program holds no descriptor of the channel on which it said so.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends before it is ready, or hangs.
+    pub fn spawn(scenario: &str, dir: impl AsRef<Path>) -> Result<Self, TestkitError> {
+        let dir = dir.as_ref();
+        let dir = dir.canonicalize().map_err(|source| file("resolve", dir, source))?;
+        let ready_path = dir.join("ready");
+        mkfifo(&ready_path, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|errno| file("make fifo", &ready_path, errno.into()))?;
+        let ready = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&ready_path)
+            .map_err(|source| file("open", &ready_path, source))?;
+
+        let binary = workload_binary()?;
+        let mut command = Command::new(&binary);
+        command.arg(scenario).arg("--ready").arg(&ready_path).arg("--result").arg(dir.join("result"));
+        command.current_dir(&dir);
+        command.stdin(Stdio::null()).stdout(create(&dir.join("stdout"))?).stderr(create(&dir.join("stderr"))?);
+        sys::detach(&mut command);
+        let child = command.spawn().map_err(|source| file("start", &binary, source))?;
+        // The handle is dropped unreaped; from here on the process is known by its pidfd.
+        let pid = i32::try_from(child.id()).map(Pid::from_raw).expect("the kernel's pids fit an i32");
+        let workload = Self::hold(scenario.to_owned(), pid, dir)?;
+        workload.await_ready(ready)?;
+        // Its one purpose is served, and nothing of it should show up in a dump.
+        fs::remove_file(&ready_path).map_err(|source| file("remove", &ready_path, source))?;
+        Ok(workload)
     }
 
-    /// Opened without waiting for a writer: if the program dies before it is ready, that shows.
-    fn wait_ready(&mut self, ready: &Path, dir: &Path) {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut fifo = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(ready).expect("the fifo");
-        let begun = Instant::now();
-        let mut text = Vec::new();
-        while !text.ends_with(b"ready\n") {
-            let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut fds, PollTimeout::from(20_u8));
-            let mut bytes = [0; 16];
-            if let Ok(n) = fifo.read(&mut bytes) {
-                text.extend(bytes.iter().take(n));
-            }
-            let over = self.child.as_mut().and_then(|child| child.try_wait().expect("our child"));
-            let said = || fs::read_to_string(dir.join("err")).unwrap_or_default();
-            assert!(over.is_none(), "the workload ended before it was ready: {}", said());
-            assert!(begun.elapsed() < PATIENCE, "the workload does not get ready: {}", said());
-        }
+    /// Takes over a process that a restore made from the workload whose files are in `dir`.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn adopt(pid: Pid, dir: impl AsRef<Path>) -> Result<Self, TestkitError> {
+        Self::hold("(restored)".to_owned(), pid, dir.as_ref().to_owned())
     }
 
-    /// The process.
+    fn hold(scenario: String, pid: Pid, dir: PathBuf) -> Result<Self, TestkitError> {
+        let pidfd =
+            sys::pidfd_open(pid).map_err(|source| TestkitError::Process { call: "pidfd_open", pid, source })?;
+        Ok(Self { scenario, pid, pidfd, dir })
+    }
+
+    /// Its pid in the caller's pid namespace.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Forgets the child after it was killed by a dump; the process with its pid is another one now.
-    pub fn gone(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.wait().expect("our child");
+    /// The directory its files are in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it wrote to standard error.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.join("stderr")).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone, or not ours to signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), TestkitError> {
+        sys::pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|source| TestkitError::Process {
+            call: "pidfd_send_signal",
+            pid: self.pid,
+            source,
+        })
+    }
+
+    /// Tells it to check its state and end.
+    ///
+    /// # Errors
+    /// As for [`signal`](Self::signal).
+    pub fn trigger(&self) -> Result<(), TestkitError> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Waits until it has ended, and returns the line it left: `PASS`, or `FAIL` and the reason.
+    ///
+    /// # Errors
+    /// When it does not end in time, or died without a result.
+    pub fn wait_result(&self, timeout: Duration) -> Result<String, TestkitError> {
+        self.wait_end(timeout)?;
+        match fs::read_to_string(self.dir.join("result")) {
+            Ok(text) => Ok(text.trim_end().to_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(TestkitError::NoResult {
+                scenario: self.scenario.clone(),
+                pid: self.pid,
+                said: self.stderr(),
+            }),
+            Err(source) => Err(file("read", &self.dir.join("result"), source)),
         }
     }
 
-    /// Tells the process to check its state, and gives what it says: `PASS`, or `FAIL` and the reason.
-    pub fn verdict(&mut self) -> String {
-        let pidfd = pidfd(self.pid);
-        kill(self.pid, Signal::SIGTERM).expect("the process is there");
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(PATIENCE).expect("a minute");
-        let events = poll(&mut fds, timeout).expect("poll");
-        let text = fs::read_to_string(&self.result).unwrap_or_default();
-        match (events, text.trim()) {
-            (0, "") => format!("FAIL no answer within {PATIENCE:?}"),
-            (_, "") => "FAIL it died without a word".into(),
-            (_, text) => text.into(),
+    /// Waits until the process has ended, and reaps it if it is our child, which sets its pid free.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_end(&self, timeout: Duration) -> Result<(), TestkitError> {
+        let deadline = Instant::now() + timeout;
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        while !self.poll_until(&mut fds, deadline)? {
+            if Instant::now() >= deadline {
+                return Err(self.timeout("at its end", timeout));
+            }
         }
+        self.reap();
+        Ok(())
+    }
+
+    fn reap(&self) {
+        // A process that is not our child, or was reaped by somebody else, needs nothing from us.
+        let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+    }
+
+    fn await_ready(&self, mut ready: File) -> Result<(), TestkitError> {
+        let deadline = Instant::now() + SETUP_LIMIT;
+        let mut said = Vec::new();
+        loop {
+            let mut fds = [
+                PollFd::new(ready.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
+            ];
+            if !self.poll_until(&mut fds, deadline)? && Instant::now() >= deadline {
+                return Err(self.timeout("ready", SETUP_LIMIT));
+            }
+            let [channel, process] = fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+            if channel {
+                // Until end of file: only then the program has closed its side.
+                match ready.read_to_end(&mut said) {
+                    Ok(_) if said == b"ready\n" => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(source) => return Err(file("read", &self.dir.join("ready"), source)),
+                }
+            }
+            if process {
+                return Err(self.ended_early());
+            }
+        }
+    }
+
+    fn ended_early(&self) -> TestkitError {
+        let status = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED)
+            .map_or_else(|errno| errno.to_string(), |status| format!("{status:?}"));
+        let result = fs::read_to_string(self.dir.join("result")).unwrap_or_default();
+        let said = format!("{}{}", result, self.stderr());
+        TestkitError::EndedEarly { scenario: self.scenario.clone(), status, said }
+    }
+
+    /// One poll up to the deadline; true when there is something.
+    fn poll_until(&self, fds: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, TestkitError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(fds, timeout) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(source) => Err(TestkitError::Process { call: "poll", pid: self.pid, source }),
+        }
+    }
+
+    fn timeout(&self, awaited: &'static str, waited: Duration) -> TestkitError {
+        TestkitError::Timeout { scenario: self.scenario.clone(), pid: self.pid, awaited, waited }
     }
 }
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
-        }
+        // ESRCH: it has ended already. Either way only the process behind the pidfd is meant.
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL);
+        // Wait for the end, so that its pid and its files are free when this returns. SIGKILL cannot be
+        // refused; the limit is for a process stuck in the kernel.
+        let _ = self.wait_end(Duration::from_secs(10));
     }
 }
 
-fn pidfd(pid: Pid) -> File {
-    // SAFETY: takes two numbers.
-    #[allow(unsafe_code, reason = "pidfd_open has no wrapper")]
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    let fd = i32::try_from(fd).expect("a descriptor");
-    assert!(fd >= 0, "pidfd_open of {pid}: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel just made it for us.
-    #[allow(unsafe_code, reason = "pidfd_open has no wrapper")]
-    unsafe {
-        File::from_raw_fd(fd)
-    }
-}
-
-/// A session of its own, and no descriptors but the standard ones.
-pub(crate) fn detach(command: &mut Command) {
-    let detach = || {
-        // SAFETY: both are async-signal-safe.
-        #[allow(unsafe_code, reason = "between fork and exec")]
-        unsafe {
-            libc::setsid();
-        }
-        // SAFETY: as above; what is closed at exec is nothing the child uses before.
-        #[allow(unsafe_code, reason = "between fork and exec")]
-        unsafe {
-            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        }
-        Ok(())
-    };
-    // SAFETY: the closure calls only what may be called between fork and exec.
-    #[allow(unsafe_code, reason = "between fork and exec")]
-    unsafe {
-        command.pre_exec(detach);
-    }
+fn create(path: &Path) -> Result<File, TestkitError> {
+    File::create(path).map_err(|source| file("create", path, source))
 }

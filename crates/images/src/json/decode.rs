@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use super::payload;
+use super::print_payload as payload;
 use super::print::Printer;
 use super::render;
 use super::schema::{Message, Schema};
@@ -116,7 +116,7 @@ fn put_entry(
 /// Any error of reading.
 pub fn count_entries<R: Read>(image: &mut ImageReader<R>) -> Result<(&'static str, u64)> {
     let row = image.kind().info();
-    let mut count = 0;
+    let mut count = 0_u64;
     while image.next_entry()?.is_some() {
         count += 1;
     }

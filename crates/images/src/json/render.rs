@@ -122,7 +122,7 @@ impl Renderer<'_> {
             (Render::Flags(table), Ok(value)) => {
                 let (names, rest) = table.split(value);
                 let rest = (rest != 0).then(|| format!("{rest:#x}"));
-                let parts: Vec<_> = names.chain(rest.as_deref()).collect();
+                let parts: Vec<String> = names.map(str::to_owned).chain(rest).collect();
                 write!(buf, "\"{}\"", parts.join(" | "))
             }
             (Render::Dict(table), Ok(value)) => match table.name(value) {

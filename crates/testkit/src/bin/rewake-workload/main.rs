@@ -1,51 +1,70 @@
-//! Sets up some kernel state, waits, and proves that the state survived.
+//! A program with state to lose. Each scenario sets up kernel state of one kind, says that it is ready,
+//! waits for SIGTERM, and then proves that everything is as it was.
 //!
-//! `rewake-workload SCENARIO --ready FIFO --result FILE`: opens FIFO for writing once the state is there and closes it
-//! again, waits for SIGTERM, checks everything, writes `PASS` or `FAIL reason` to FILE and exits with 0 or 1.
-#![allow(unsafe_code, reason = "the point is to use the kernel's interfaces as they are")]
+//! ```text
+//! rewake-workload SCENARIO --ready FIFO --result FILE
+//! rewake-workload --list
+//! ```
+#![allow(unsafe_code, reason = "setting up raw kernel state is what this program is for")]
 #![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test program: whatever goes wrong ends it with a message"
+    reason = "kernel interfaces want one integer type here and another there; all values are this program's own"
 )]
+#![allow(clippy::indexing_slicing, reason = "a wrong index is a bug of the scenario and fails it, as it should")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
-mod basic;
-mod harness;
+mod scenarios;
+mod stage;
+mod sys;
 
-use harness::Scenario;
+use std::{path::PathBuf, process::ExitCode};
 
-/// Every scenario, by the name of the kernel object it is about.
-fn scenarios() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 1] = [basic::SCENARIOS];
-    groups.concat()
+use stage::{Check, Stage};
+
+/// One kind of state.
+struct Scenario {
+    name: &'static str,
+    needs_root: bool,
+    run: fn(&Stage) -> Check,
 }
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let name = args.next().unwrap_or_default();
-    if name == "--list" {
-        for scenario in scenarios() {
-            println!("{}{}", scenario.name, if scenario.needs_root { " (root)" } else { "" });
+const USAGE: &str = "usage: rewake-workload SCENARIO --ready FIFO --result FILE\n       rewake-workload --list";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (name, ready, result) = match words.as_slice() {
+        ["--list"] => {
+            for scenario in scenarios::ALL {
+                println!("{}{}", scenario.name, if scenario.needs_root { "\troot" } else { "" });
+            }
+            return ExitCode::SUCCESS;
         }
-        return;
+        [name, "--ready", ready, "--result", result] | [name, "--result", result, "--ready", ready] => {
+            (*name, PathBuf::from(*ready), PathBuf::from(*result))
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let Some(scenario) = scenarios::ALL.iter().find(|scenario| scenario.name == name) else {
+        eprintln!("no scenario is called {name}; --list shows them all");
+        return ExitCode::from(2);
+    };
+    let stage = Stage::new(ready, result);
+    let outcome = sys::signal::block(&[libc::SIGTERM]).map_err(Into::into).and_then(|()| (scenario.run)(&stage));
+    if let Err(failure) = &outcome {
+        eprintln!("{name}: {failure}");
     }
-    let (mut ready, mut result) = (None, None);
-    while let Some(option) = args.next() {
-        match option.as_str() {
-            "--ready" => ready = args.next(),
-            "--result" => result = args.next(),
-            other => panic!("unknown option {other}"),
+    match stage.leave_result(&outcome) {
+        Ok(()) if outcome.is_ok() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{name}: the result cannot be written: {error}");
+            ExitCode::from(3)
         }
     }
-    let scenario = scenarios().into_iter().find(|s| s.name == name);
-    let scenario = scenario.unwrap_or_else(|| panic!("no scenario {name}; --list names them"));
-    harness::run(&scenario, &ready.expect("--ready FIFO"), &result.expect("--result FILE"));
 }

@@ -1,0 +1,18 @@
+//! Images as JSON and back, byte for byte as CRIU's `crit` prints it.
+
+mod decode;
+mod encode;
+mod own;
+mod parse;
+mod parse_payload;
+mod print;
+mod print_payload;
+mod read;
+mod render;
+mod schema;
+mod tables;
+mod text;
+mod wire;
+
+pub use decode::{Style, count_entries, decode_file, decode_image, open};
+pub use encode::encode_image;

@@ -1,0 +1,277 @@
+//! JSON to messages.
+
+use std::io::Read;
+
+use super::read::{Next, Place, Reader};
+use super::render::{address_words, device_value};
+use super::schema::{Field, Int, Message, Render, Schema, Type};
+use super::text;
+use super::wire::{bits, put_number, put_varint, wire_type_of};
+use crate::error::Result;
+
+/// Reads the object of one entry.
+pub(super) struct Parser<'r, R> {
+    pub(super) reader: &'r mut Reader<R>,
+    /// Takes the text of the key `extra`, if it comes; only the outermost object has one.
+    pub(super) extra: Option<&'r mut Option<(Vec<u8>, Place)>>,
+}
+
+/// The bytes of one field in the output.
+struct Part {
+    field: usize,
+    start: usize,
+    end: usize,
+}
+
+impl<R: Read> Parser<'_, R> {
+    /// Appends the encoded message. Keys without a field are passed over.
+    pub(super) fn message(&mut self, message: &Message, out: &mut Vec<u8>) -> Result<()> {
+        let mut extra = self.extra.take();
+        self.reader.next()?;
+        let place = self.reader.place();
+        self.reader.open(b'{')?;
+        let base = out.len();
+        let mut parts: Vec<Part> = Vec::with_capacity(message.fields.len().min(16));
+        let mut sorted = true;
+        loop {
+            let guess = parts.last().map_or(0, |part| part.field + 1);
+            let Some(key) = self.reader.key()? else { break };
+            let found = message.by_name(key, guess);
+            if let (Some(extra), b"extra") = (&mut extra, key) {
+                **extra = Some(self.reader.keep()?);
+            } else if let Some((index, field)) = found {
+                let start = out.len();
+                self.field(message, field, out)?;
+                sorted &= index >= guess;
+                parts.push(Part { field: index, start, end: out.len() });
+            } else {
+                self.reader.skip()?;
+            }
+        }
+        let mut required = message.fields.iter().enumerate().filter(|(_, field)| field.required);
+        if let Some((_, field)) = required.find(|(index, _)| !parts.iter().any(|part| part.field == *index)) {
+            let what = format!("{}.{} is required, and not there", message.name, field.name);
+            return Err(self.reader.error_at(place, what));
+        }
+        if !sorted {
+            rearrange(parts, base, out);
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, message: &Message, field: &Field, out: &mut Vec<u8>) -> Result<()> {
+        if !field.repeated {
+            return self.value(message, field, true, out);
+        }
+        self.expect(message, field, Next::List)?;
+        self.reader.open(b'[')?;
+        let mut packed = Vec::new();
+        let mut count = 0_u64;
+        while self.reader.element()? {
+            count += 1;
+            let is_address = matches!(field.render, Render::Address) && self.reader.next()? == Next::String;
+            if is_address {
+                self.address(message, field, out)?;
+            } else if field.packed {
+                self.value(message, field, false, &mut packed)?;
+            } else {
+                self.value(message, field, true, out)?;
+            }
+        }
+        if count == 0 {
+            // No image can tell it from a field that is not there.
+            return Err(self.wrong(message, field, "an empty list"));
+        }
+        if field.packed {
+            put_key(field.number, 2, out);
+            put_varint(packed.len() as u64, out);
+            out.append(&mut packed);
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, message: &Message, field: &Field, keyed: bool, out: &mut Vec<u8>) -> Result<()> {
+        let wire_type = wire_type_of(field.ty);
+        if keyed {
+            put_key(field.number, wire_type, out);
+        }
+        match field.ty {
+            Type::Message(index) => {
+                self.expect(message, field, Next::Object)?;
+                let start = out.len();
+                self.message(Schema::get().message(index), out)?;
+                put_length_before(start, out);
+            }
+            Type::String => {
+                self.expect(message, field, Next::String)?;
+                let text = self.reader.string()?;
+                put_varint(text.len() as u64, out);
+                out.extend(text);
+            }
+            Type::Bytes => {
+                self.expect(message, field, Next::String)?;
+                let text = self.reader.string()?;
+                let bytes = match field.render {
+                    Render::UnixName => Ok(text::unquote_printable(text)),
+                    _ => text::base64(text),
+                };
+                let bytes = bytes.map_err(|what| self.wrong(message, field, &what))?;
+                put_varint(bytes.len() as u64, out);
+                out.extend(bytes);
+            }
+            Type::Bool => {
+                let value = match self.reader.next()? {
+                    Next::Number => match self.reader.number()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(self.wrong(message, field, "neither true nor false")),
+                    },
+                    _ => {
+                        self.expect(message, field, Next::Bool)?;
+                        self.reader.boolean()?
+                    }
+                };
+                out.push(value.into());
+            }
+            Type::Enum(index) => {
+                self.expect(message, field, Next::String)?;
+                let names = Schema::get().enumeration(index);
+                let name = String::from_utf8_lossy(self.reader.string()?).into_owned();
+                let number = names.number_of(&name).and_then(|number| bits(Int::Int32, number.into()));
+                let unknown = || self.wrong(message, field, &format!("{name:?} is not in {}", names.name));
+                put_varint(number.ok_or_else(unknown)?, out);
+            }
+            Type::Int(int) => {
+                let value = self.integer(message, field)?;
+                let range = || self.wrong(message, field, &format!("{value} is out of range"));
+                put_number(wire_type, bits(int, value).ok_or_else(range)?, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, message: &Message, field: &Field) -> Result<i128> {
+        match self.reader.next()? {
+            Next::Number => self.reader.number(),
+            Next::Bool => self.reader.boolean().map(i128::from),
+            _ => {
+                self.expect(message, field, Next::String)?;
+                let text = String::from_utf8_lossy(self.reader.string()?).into_owned();
+                integer_of(&text, field.render).map_err(|what| self.wrong(message, field, &what))
+            }
+        }
+    }
+
+    fn address(&mut self, message: &Message, field: &Field, out: &mut Vec<u8>) -> Result<()> {
+        let text = String::from_utf8_lossy(self.reader.string()?).into_owned();
+        let words = address_words(&text)
+            .ok_or_else(|| self.wrong(message, field, &format!("{text:?} is no address")))?;
+        for word in words {
+            put_key(field.number, wire_type_of(field.ty), out);
+            put_varint(word.into(), out);
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, message: &Message, field: &Field, wanted: Next) -> Result<()> {
+        let found = self.reader.next()?;
+        if found == wanted {
+            return Ok(());
+        }
+        Err(self.wrong(message, field, &format!("{} where {} belongs", found.name(), wanted.name())))
+    }
+
+    fn wrong(&self, message: &Message, field: &Field, what: &str) -> crate::ImageError {
+        self.reader.error(format!("{}.{}: {what}", message.name, field.name))
+    }
+}
+
+/// A number written as text, in the way its field has it or in any base.
+fn integer_of(text: &str, render: Render) -> Result<i128, String> {
+    let text = text.trim();
+    match render {
+        Render::Dev { user } => {
+            let Some((major, minor)) = text.split_once(':') else { return plain_integer(text) };
+            let number = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is no device number"));
+            let value = device_value(number(major)?, number(minor)?, user);
+            value.map(i128::from).ok_or_else(|| format!("no encoding has room for the device {text}"))
+        }
+        Render::Flags(_) if text.is_empty() => Ok(0),
+        Render::Flags(table) => text.split('|').map(str::trim).try_fold(0_i128, |sum, part| {
+            let value = match table.bit(part) {
+                Some(bit) => i128::from(bit),
+                None => plain_integer(part)?,
+            };
+            sum.checked_add(value).ok_or_else(|| format!("{part} is out of range"))
+        }),
+        Render::Dict(table) => table.value(text).map_or_else(|| plain_integer(text), |v| Ok(v.into())),
+        Render::Plain | Render::Hex | Render::Address | Render::UnixName => plain_integer(text),
+    }
+}
+
+fn plain_integer(text: &str) -> Result<i128, String> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (radix, digits) = match digits.get(..2).map(str::to_ascii_lowercase).as_deref() {
+        Some("0x") => (16, digits.get(2..)),
+        Some("0o") => (8, digits.get(2..)),
+        Some("0b") => (2, digits.get(2..)),
+        _ => (10, Some(digits)),
+    };
+    // A second sign would be taken otherwise.
+    let digits = digits.filter(|d| d.starts_with(|c: char| c.is_digit(radix)));
+    // "010" is eight to some, ten to others.
+    let digits = digits.filter(|d| radix != 10 || *d == "0" || !d.starts_with('0'));
+    let value = digits.and_then(|digits| i128::from_str_radix(digits, radix).ok());
+    let value = value.ok_or_else(|| format!("unknown name or number {text:?}"))?;
+    Ok(if negative { -value } else { value })
+}
+
+fn put_key(number: u32, wire_type: u8, out: &mut Vec<u8>) {
+    put_varint(u64::from(number) << 3 | u64::from(wire_type), out);
+}
+
+/// Puts the length of all from `start` in front of it.
+fn put_length_before(start: usize, out: &mut Vec<u8>) {
+    let end = out.len();
+    put_varint((end - start) as u64, out);
+    let prefix = out.len() - end;
+    out.get_mut(start..).unwrap_or_default().rotate_right(prefix);
+}
+
+/// Brings the fields that lie behind `base` into the order of their numbers. Of a key that came twice the last counts.
+fn rearrange(mut parts: Vec<Part>, base: usize, out: &mut Vec<u8>) {
+    parts.sort_by_key(|part| part.field);
+    let old = out.split_off(base);
+    for same in parts.chunk_by(|a, b| a.field == b.field) {
+        if let Some(part) = same.last() {
+            out.extend(old.get(part.start - base..part.end - base).unwrap_or_default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::tables;
+
+    #[test]
+    fn numbers_as_text() {
+        for (text, value) in [("0x1f", 31), ("-0x1", -1), ("0O17", 15), ("0b101", 5), ("42", 42), ("+7", 7)] {
+            assert_eq!(plain_integer(text), Ok(value), "{text}");
+        }
+        for text in ["", "0x", "-", "--1", "0x-1", "010", "1_0", "x", "1 2", "9999999999999999999999999999999999999999"] {
+            assert!(plain_integer(text).is_err(), "{text}");
+        }
+        let prot = Render::Flags(tables::flags("mmap.prot").unwrap());
+        assert_eq!(integer_of("PROT_READ|PROT_EXEC | 0x10", prot), Ok(21));
+        assert_eq!(integer_of("", prot), Ok(0));
+        assert!(integer_of("PROT_NOTHING", prot).is_err());
+        assert_eq!(integer_of("8:1", Render::Dev { user: false }), Ok(0x80_0001));
+        let state = Render::Dict(tables::dict("sk", "state").unwrap());
+        assert_eq!(integer_of("LISTEN", state), Ok(10));
+        assert_eq!(integer_of("11", state), Ok(11));
+    }
+}
