@@ -45,5 +45,6 @@ fn images_dir(command: &Command) -> &Path {
     match command {
         Command::Dump(args) => &args.images_dir,
         Command::Restore(args) => &args.images_dir,
+        Command::Check(_) | Command::Crit(_) | Command::Demo(_) => Path::new("."),
     }
 }

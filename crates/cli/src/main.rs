@@ -1,6 +1,9 @@
 //! The `rewake` command.
 #![forbid(unsafe_code)]
 
+mod check;
+mod crit;
+mod demo;
 mod dump;
 mod log;
 mod restore;
@@ -24,11 +27,14 @@ struct Cli {
 enum Command {
     Dump(dump::Args),
     Restore(restore::Args),
+    Check(check::Args),
+    Crit(crit::Args),
+    Demo(demo::Args),
 }
 
 /// Done, as asked.
 const DONE: u8 = 0;
-/// It failed: nothing was changed.
+/// It failed, and changed nothing.
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
@@ -37,6 +43,9 @@ fn main() -> ExitCode {
     let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
         Command::Dump(args) => dump::run(args, &mut out),
         Command::Restore(args) => restore::run(args, &mut out),
+        Command::Check(args) => check::run(args, &mut out),
+        Command::Crit(args) => crit::run(args, &mut out),
+        Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),

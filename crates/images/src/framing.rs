@@ -219,11 +219,7 @@ impl<R: Read> ImageReader<R> {
         }
         let head = self.peek::<proto::GhostFileEntry>(entry)?;
         self.ghost_chunks = head.chunks();
-        if !self.ghost_chunks && head.mode & FORMAT == REGULAR {
-            self.rest()
-        } else {
-            Ok(Vec::new())
-        }
+        if !self.ghost_chunks && head.mode & FORMAT == REGULAR { self.rest() } else { Ok(Vec::new()) }
     }
 
     fn peek<M: Message + Name + Default>(&self, entry: &Entry) -> Result<M> {

@@ -77,14 +77,15 @@ fn rebuild(
     }
     let mut remote = group.remote_at(plan.scratch).map_err(RestoreError::tracee(pid))?;
     aspace::clear(&mut remote, plan, &stub_areas, &store)?;
+    // While nothing is mapped: the kernel changes the program of no process that has the old one mapped.
+    let exe = numbers.files.get(&plan.task.mm.exe_file_id).copied();
+    let exe = exe.ok_or_else(|| RestoreError::inconsistent("the program", "its file is not open"))?;
+    aspace::describe(&mut remote, plan, exe)?;
     aspace::map(&mut remote, plan, &numbers.files, &numbers.old_shared)?;
     let copying = Instant::now();
     report.pages += memory::fill(&mut remote, plan, &store, options.threads)?;
     report.copying = copying.elapsed();
     aspace::advise(&mut remote, plan)?;
-    let exe = numbers.files.get(&plan.task.mm.exe_file_id).copied();
-    let exe = exe.ok_or_else(|| RestoreError::inconsistent("the program", "its file is not open"))?;
-    aspace::describe(&mut remote, plan, exe)?;
     let mut table = Table::new(pid);
     let last = u64::from(u32::MAX);
     let floor = u64::from(numbers.floor.unsigned_abs());

@@ -53,7 +53,8 @@ pub(crate) fn clear(remote: &mut Remote<'_>, plan: &Plan, stub: &[Area], store: 
     let mut keep = [remote.scratch(), ours.span()];
     keep.sort_by_key(|range| range.start);
     let mut at = 0;
-    for range in keep.into_iter().chain([TASK_SIZE..TASK_SIZE]) {
+    let end = TASK_SIZE..TASK_SIZE;
+    for range in keep.into_iter().chain(std::iter::once(end)) {
         if at < range.start {
             let call = Call::new(libc::SYS_munmap, &[at, range.start - at]);
             table.add("munmap", format!("{at:#x}-{:#x}", range.start), call);

@@ -149,12 +149,10 @@ fn thread_calls(work: &mut Work, core: &CoreEntry, own: Option<&CredsEntry>) -> 
         let at = work.bytes(&[comm.as_bytes(), &[0]].concat());
         work.add("prctl(PR_SET_NAME)", libc::SYS_prctl, &[option(libc::PR_SET_NAME), at]);
     }
-    if let Some(creds) = &thread.creds {
-        if own != Some(creds) {
-            for call in creds::calls(creds) {
-                let at = if call.data.is_empty() { None } else { Some(work.bytes(&call.data)) };
-                work.add(call.name, call.nr, &call.args(at));
-            }
+    if let Some(creds) = thread.creds.as_ref().filter(|creds| own != Some(creds)) {
+        for call in creds::calls(creds) {
+            let at = if call.data.is_empty() { None } else { Some(work.bytes(&call.data)) };
+            work.add(call.name, call.nr, &call.args(at));
         }
     }
     // Cleared whenever credentials change.

@@ -44,7 +44,8 @@ pub fn scenarios() -> Result<Vec<Scenario>, TestkitError> {
 /// # Errors
 /// When cargo cannot build it.
 pub fn workload_binary() -> Result<PathBuf, TestkitError> {
-    let exe = std::env::current_exe().map_err(|source| file("find", Path::new("current executable"), source))?;
+    let exe =
+        std::env::current_exe().map_err(|source| file("find", Path::new("current executable"), source))?;
     let mut profile_dir = exe.parent().unwrap_or(Path::new("."));
     if profile_dir.ends_with("deps") || profile_dir.ends_with("examples") {
         profile_dir = profile_dir.parent().unwrap_or(Path::new("."));

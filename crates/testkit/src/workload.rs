@@ -66,7 +66,10 @@ impl Workload {
         let mut command = Command::new(&binary);
         command.arg(scenario).arg("--ready").arg(&ready_path).arg("--result").arg(dir.join("result"));
         command.current_dir(&dir);
-        command.stdin(Stdio::null()).stdout(create(&dir.join("stdout"))?).stderr(create(&dir.join("stderr"))?);
+        command
+            .stdin(Stdio::null())
+            .stdout(create(&dir.join("stdout"))?)
+            .stderr(create(&dir.join("stderr"))?);
         sys::detach(&mut command);
         let child = command.spawn().map_err(|source| file("start", &binary, source))?;
         // The handle is dropped unreaped; from here on the process is known by its pidfd.
@@ -87,8 +90,11 @@ impl Workload {
     }
 
     fn hold(scenario: String, pid: Pid, dir: PathBuf) -> Result<Self, TestkitError> {
-        let pidfd =
-            sys::pidfd_open(pid).map_err(|source| TestkitError::Process { call: "pidfd_open", pid, source })?;
+        let pidfd = sys::pidfd_open(pid).map_err(|source| TestkitError::Process {
+            call: "pidfd_open",
+            pid,
+            source,
+        })?;
         Ok(Self { scenario, pid, pidfd, dir })
     }
 

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use super::print_payload as payload;
 use super::print::Printer;
+use super::print_payload as payload;
 use super::render;
 use super::schema::{Message, Schema};
 use crate::error::{ImageError, Result};
@@ -57,7 +57,11 @@ pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
 ///
 /// # Errors
 /// As [`decode_file`].
-pub fn decode_image<R: Read>(image: &mut ImageReader<R>, style: Style, output: &mut impl Write) -> Result<()> {
+pub fn decode_image<R: Read>(
+    image: &mut ImageReader<R>,
+    style: Style,
+    output: &mut impl Write,
+) -> Result<()> {
     const ENOUGH: usize = 64 << 10;
     let schema = Schema::get();
     let row = image.kind().info();

@@ -192,7 +192,8 @@ fn integer_of(text: &str, render: Render) -> Result<i128, String> {
     match render {
         Render::Dev { user } => {
             let Some((major, minor)) = text.split_once(':') else { return plain_integer(text) };
-            let number = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is no device number"));
+            let number =
+                |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is no device number"));
             let value = device_value(number(major)?, number(minor)?, user);
             value.map(i128::from).ok_or_else(|| format!("no encoding has room for the device {text}"))
         }
@@ -262,7 +263,18 @@ mod tests {
         for (text, value) in [("0x1f", 31), ("-0x1", -1), ("0O17", 15), ("0b101", 5), ("42", 42), ("+7", 7)] {
             assert_eq!(plain_integer(text), Ok(value), "{text}");
         }
-        for text in ["", "0x", "-", "--1", "0x-1", "010", "1_0", "x", "1 2", "9999999999999999999999999999999999999999"] {
+        for text in [
+            "",
+            "0x",
+            "-",
+            "--1",
+            "0x-1",
+            "010",
+            "1_0",
+            "x",
+            "1 2",
+            "9999999999999999999999999999999999999999",
+        ] {
             assert!(plain_integer(text).is_err(), "{text}");
         }
         let prot = Render::Flags(tables::flags("mmap.prot").unwrap());

@@ -98,7 +98,11 @@ fn bytes<R: Read>(wanted: u64, reader: &mut Reader<R>, out: &mut Vec<u8>) -> Res
     Err(reader.error_at(place, format!("{found} bytes, and the entry says {wanted}")))
 }
 
-fn tcp_queues<R: Read>(entry: &proto::TcpStreamEntry, reader: &mut Reader<R>, out: &mut Vec<u8>) -> Result<()> {
+fn tcp_queues<R: Read>(
+    entry: &proto::TcpStreamEntry,
+    reader: &mut Reader<R>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let (mut inq, mut outq) = (None, None);
     expect(reader, Next::Object)?;
     reader.open(b'{')?;

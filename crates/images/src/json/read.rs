@@ -433,11 +433,15 @@ fn parse_number(text: &[u8]) -> Result<i128, &'static str> {
         if after_dot.is_some_and(|byte| !byte.is_some_and(u8::is_ascii_digit)) {
             return Err(WRONG);
         }
-        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<f64>().ok()).ok_or(WRONG)?;
+        let number =
+            std::str::from_utf8(digits).ok().and_then(|text| text.parse::<f64>().ok()).ok_or(WRONG)?;
         if number > 1e38 {
             return Err("a number out of range");
         }
-        #[expect(clippy::cast_possible_truncation, reason = "the fraction is to be cut, and the range was checked")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the fraction is to be cut, and the range was checked"
+        )]
         let whole = number as i128;
         whole
     };

@@ -9,7 +9,12 @@ use super::text;
 use super::wire::{self, Item, MAX_DEPTH, Malformed, Wire};
 
 /// Prints the fields of a message, in order of their number, into an object that the caller opens and closes.
-pub(super) fn fields(schema: &Schema, message: &Message, bytes: &[u8], out: &mut Printer) -> Result<(), Malformed> {
+pub(super) fn fields(
+    schema: &Schema,
+    message: &Message,
+    bytes: &[u8],
+    out: &mut Printer,
+) -> Result<(), Malformed> {
     Renderer { schema, out, depth: MAX_DEPTH }.fields(message, bytes, false)
 }
 
@@ -93,7 +98,7 @@ impl Renderer<'_> {
             }
             #[expect(clippy::cast_possible_truncation, reason = "so does the encoding: enums have 32 bits")]
             (Type::Enum(index), Wire::Number(bits)) => {
-                let name = self.schema.enumeration(index).name_of(bits as u32 as i32);
+                let name = self.schema.enumeration(index).name_of((bits as u32).cast_signed());
                 self.out.string(name.unwrap_or_default().as_bytes());
             }
             (Type::Int(int), Wire::Number(bits)) => {

@@ -110,12 +110,12 @@ pub(super) fn dict(family: &str, field: &str) -> Option<&'static Dict> {
     Some(match (family, field) {
         // CRIU itself writes 2 for a dead task and 3 for a stopped one: these labels are crit's, kept for its sake.
         ("gen", "task_state") => &Dict { names: &[("Alive", 1), ("Zombie", 3), ("Stopped", 6)] },
-        ("sk", "family") => &Dict {
-            names: &[("UNIX", 1), ("INET", 2), ("INET6", 10), ("NETLINK", 16), ("PACKET", 17)],
-        },
-        ("sk", "type") => &Dict {
-            names: &[("STREAM", 1), ("DGRAM", 2), ("RAW", 3), ("SEQPACKET", 5), ("PACKET", 10)],
-        },
+        ("sk", "family") => {
+            &Dict { names: &[("UNIX", 1), ("INET", 2), ("INET6", 10), ("NETLINK", 16), ("PACKET", 17)] }
+        }
+        ("sk", "type") => {
+            &Dict { names: &[("STREAM", 1), ("DGRAM", 2), ("RAW", 3), ("SEQPACKET", 5), ("PACKET", 10)] }
+        }
         ("sk", "state") => &Dict {
             names: &[
                 ("ESTABLISHED", 1),

@@ -24,7 +24,11 @@ pub(super) enum Wire<'a> {
 }
 
 /// The values of the fields `message` knows, in order of the field, several values of one field in their own order.
-pub(super) fn items<'a>(schema: &Schema, message: &Message, mut bytes: &'a [u8]) -> Result<Vec<Item<'a>>, Malformed> {
+pub(super) fn items<'a>(
+    schema: &Schema,
+    message: &Message,
+    mut bytes: &'a [u8],
+) -> Result<Vec<Item<'a>>, Malformed> {
     let mut items: Vec<Item<'a>> = Vec::with_capacity(message.fields.len().min(bytes.len() / 2));
     let mut sorted = true;
     while !bytes.is_empty() {
@@ -36,7 +40,7 @@ pub(super) fn items<'a>(schema: &Schema, message: &Message, mut bytes: &'a [u8])
         let known = |value: u64| match field.ty {
             // A number without name: unknown, as a field without name is.
             #[expect(clippy::cast_possible_truncation, reason = "so does the encoding: enums have 32 bits")]
-            Type::Enum(e) => schema.enumeration(e).name_of(value as u32 as i32).is_some(),
+            Type::Enum(e) => schema.enumeration(e).name_of((value as u32).cast_signed()).is_some(),
             _ => true,
         };
         let wanted = wire_type_of(field.ty);

@@ -9,9 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
+use rewake_images::Layout;
 use rewake_images::json::{self, Style};
 use rewake_images::kind::{self, Head};
-use rewake_images::Layout;
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
@@ -67,8 +67,15 @@ fn check_decoding(dir: &Path) -> usize {
             let found = decoded(path, *style);
             if found != *wanted {
                 let at = found.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
-                let context = |text: &str| text.get(at.saturating_sub(60)..).unwrap_or(text).chars().take(120).collect::<String>();
-                panic!("{} {style:?} byte {at}:\nfound  {}\nwanted {}", path.display(), context(&found), context(wanted));
+                let context = |text: &str| {
+                    text.get(at.saturating_sub(60)..).unwrap_or(text).chars().take(120).collect::<String>()
+                };
+                panic!(
+                    "{} {style:?} byte {at}:\nfound  {}\nwanted {}",
+                    path.display(),
+                    context(&found),
+                    context(wanted)
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
 //! The workload program judged by itself: with nothing done to it, every scenario finds its state intact.
 
-mod scenarios;
 mod sandbox;
+mod scenarios;

@@ -40,7 +40,10 @@ fn the_list_names_scenarios_once() {
 fn a_workload_that_never_gets_ready_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let error = Workload::spawn("no-such-scenario", dir.path()).unwrap_err();
-    assert!(matches!(&error, TestkitError::EndedEarly { said, .. } if said.contains("no scenario")), "{error:?}");
+    assert!(
+        matches!(&error, TestkitError::EndedEarly { said, .. } if said.contains("no scenario")),
+        "{error:?}"
+    );
 }
 
 #[test]

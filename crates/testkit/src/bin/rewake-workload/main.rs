@@ -12,7 +12,10 @@
     clippy::cast_sign_loss,
     reason = "kernel interfaces want one integer type here and another there; all values are this program's own"
 )]
-#![allow(clippy::indexing_slicing, reason = "a wrong index is a bug of the scenario and fails it, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a wrong index is a bug of the scenario and fails it, as it should"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod scenarios;
@@ -30,7 +33,8 @@ struct Scenario {
     run: fn(&Stage) -> Check,
 }
 
-const USAGE: &str = "usage: rewake-workload SCENARIO --ready FIFO --result FILE\n       rewake-workload --list";
+const USAGE: &str =
+    "usage: rewake-workload SCENARIO --ready FIFO --result FILE\n       rewake-workload --list";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,7 +59,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let stage = Stage::new(ready, result);
-    let outcome = sys::signal::block(&[libc::SIGTERM]).map_err(Into::into).and_then(|()| (scenario.run)(&stage));
+    let outcome =
+        sys::signal::block(&[libc::SIGTERM]).map_err(Into::into).and_then(|()| (scenario.run)(&stage));
     if let Err(failure) = &outcome {
         eprintln!("{name}: {failure}");
     }

@@ -100,7 +100,8 @@ impl Stage {
 
     /// Says that the state is set up. No descriptor of the channel is open afterwards.
     pub(crate) fn announce(&self) -> Check {
-        let mut channel = fs::OpenOptions::new().write(true).open(&self.ready).at("open the ready channel")?;
+        let mut channel =
+            fs::OpenOptions::new().write(true).open(&self.ready).at("open the ready channel")?;
         channel.write_all(b"ready\n").at("write to the ready channel")
     }
 

@@ -1,9 +1,6 @@
 //! All scenarios, by the name of the kernel object kind they are about.
 
-
-
 mod minimal;
-
 
 mod threads;
 
@@ -14,8 +11,5 @@ const fn any(name: &'static str, run: fn(&crate::stage::Stage) -> crate::stage::
 }
 
 /// The table: a new scenario is a module and a line here.
-pub(crate) const ALL: &[Scenario] = &[
-    any("minimal", minimal::minimal),
-    any("stopped", minimal::stopped),
-    any("threads", threads::threads),
-];
+pub(crate) const ALL: &[Scenario] =
+    &[any("minimal", minimal::minimal), any("stopped", minimal::stopped), any("threads", threads::threads)];

@@ -26,7 +26,14 @@ impl Area {
     }
 
     /// mmap. With a fixed address it must not replace what is there.
-    pub(crate) fn map(at: u64, pages: u64, protection: i32, flags: i32, fd: RawFd, offset: u64) -> Result<Self, Errno> {
+    pub(crate) fn map(
+        at: u64,
+        pages: u64,
+        protection: i32,
+        flags: i32,
+        fd: RawFd,
+        offset: u64,
+    ) -> Result<Self, Errno> {
         let flags = if at == 0 { flags } else { flags | libc::MAP_FIXED_NOREPLACE };
         let arguments = [at, pages * PAGE, protection as u64, flags as u64, fd as u64, offset];
         // SAFETY: a new area, replacing nothing.
@@ -53,7 +60,8 @@ impl Area {
 
     pub(crate) fn protect(self, protection: i32) -> Result<(), Errno> {
         // SAFETY: an area of this program on which no Rust value lives.
-        unsafe { raw(libc::SYS_mprotect, [self.start, self.pages * PAGE, protection as u64, 0, 0, 0]) }.map(drop)
+        unsafe { raw(libc::SYS_mprotect, [self.start, self.pages * PAGE, protection as u64, 0, 0, 0]) }
+            .map(drop)
     }
 
     pub(crate) fn advise(self, advice: i32) -> Result<(), Errno> {

@@ -71,6 +71,7 @@ pub(crate) fn prctl_out(option: i32) -> Result<i32, Errno> {
 
 /// Monotonic time in nanoseconds.
 pub(crate) fn now_ns() -> u64 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }

@@ -85,7 +85,9 @@ pub(crate) fn vm_flags() -> Result<BTreeMap<u64, String>, Failure> {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
             let kept: Vec<&str> = flags.split_ascii_whitespace().filter(|flag| *flag != "sd").collect();
             all.insert(start, kept.join(" "));
-        } else if let Some(address) = line.split('-').next().and_then(|word| u64::from_str_radix(word, 16).ok()) {
+        } else if let Some(address) =
+            line.split('-').next().and_then(|word| u64::from_str_radix(word, 16).ok())
+        {
             start = address;
         }
     }

@@ -17,7 +17,9 @@ impl RobustMutex {
         // SAFETY: initialises the attributes.
         done(unsafe { libc::pthread_mutexattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: initialised above.
-        done(unsafe { libc::pthread_mutexattr_setrobust(attributes.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST) })?;
+        done(unsafe {
+            libc::pthread_mutexattr_setrobust(attributes.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
+        })?;
         let this = Self(cell);
         // SAFETY: fresh memory that never moves, initialised attributes.
         done(unsafe { libc::pthread_mutex_init(this.pointer(), attributes.as_ptr()) })?;

@@ -23,7 +23,11 @@ pub(crate) fn alt_stack() -> Result<AltStack, Errno> {
     // SAFETY: the kernel writes one stack_t.
     unsafe { raw(libc::SYS_sigaltstack, [0, &raw mut old as u64, 0, 0, 0, 0]) }?;
     // Whether the thread is on it right now is not a property of the stack.
-    Ok(AltStack { start: old.ss_sp as u64, flags: old.ss_flags & !libc::SS_ONSTACK, length: old.ss_size as u64 })
+    Ok(AltStack {
+        start: old.ss_sp as u64,
+        flags: old.ss_flags & !libc::SS_ONSTACK,
+        length: old.ss_size as u64,
+    })
 }
 
 pub(crate) fn set_alt_stack(area: Area) -> Result<(), Errno> {
