@@ -388,7 +388,7 @@ mod tests {
     fn scratch_keeps_clear_of_both_layouts() {
         let need = SCRATCH_LEN + STAGING_LEN;
         assert_eq!(free_range(&[], &[]).unwrap(), 0x1000_0000);
-        let busy = [0x1000_0000..0x1000_1000];
+        let busy = [0x1000_0000..0x1000_0800, 0x1000_0800..0x1000_1000];
         let areas = [area(0x5000_0000, 0x5000_1000)];
         assert_eq!(free_range(&busy, &areas).unwrap(), 0x1000_1000);
         let close = [area(0x1000_1000 + need, 0x7000_0000)];
