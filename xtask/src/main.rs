@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <task>`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
 
+mod bench;
 mod ci;
 mod codegen;
 mod interop;
@@ -15,13 +16,16 @@ fn main() -> Result<()> {
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),
         ["ci"] => ci::run(),
+        ["bench", rest @ ..] => bench::run(rest),
         ["interop", rest @ ..] => interop::run(rest),
         _ => bail!(
             "usage: cargo xtask <task>
 
   codegen [--check]             write the Rust of proto/, or fail if it is stale
   ci                            all checks: format, generated code, lints, features, documentation
+{}
 {}",
+            bench::USAGE,
             interop::USAGE
         ),
     }

@@ -16,6 +16,7 @@
     clippy::indexing_slicing,
     reason = "a wrong index is a bug of the scenario and fails it, as it should"
 )]
+#![allow(dead_code, reason = "tools for scenarios; those that use them all are being added")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod scenarios;

@@ -45,7 +45,7 @@ pub(crate) fn pthread_self() -> u64 {
 /// Sends a signal to this very thread through the C library, which uses the tid it remembers.
 pub(crate) fn signal_self(signal: i32) -> Result<(), Errno> {
     // SAFETY: this thread exists.
-    match unsafe { libc::pthread_kill(libc::pthread_self(), signal) } {
+    match unsafe { libc::pthread_kill(pthread_self(), signal) } {
         0 => Ok(()),
         error => Err(Errno::from_raw(error)),
     }

@@ -1,0 +1,141 @@
+//! One process, dumped and restored by each tool in turn.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, mkfifo};
+
+use super::case::Case;
+use crate::peer::Peer;
+
+/// Where and with what is measured.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) rewake: &'a Path,
+    pub(super) load: &'a Path,
+    pub(super) peer: Option<&'a Peer>,
+    pub(super) dir: &'a Path,
+}
+
+/// What was seen of a case.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) case: &'static Case,
+    pub(super) ours: Times,
+    pub(super) theirs: Times,
+}
+
+/// The runs of one tool.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    pub(super) dump: Vec<Duration>,
+    pub(super) restore: Vec<Duration>,
+    /// Largest peaks of resident memory of the tool itself, in KiB: dump, restore.
+    pub(super) peak_kib: (i64, i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Rewake,
+    Criu,
+}
+
+impl Stage<'_> {
+    pub(super) fn run(&self, case: &'static Case, rounds: usize) -> Result<Row> {
+        let mut row = Row { case, ours: Times::default(), theirs: Times::default() };
+        for round in 0..rounds {
+            for tool in [Tool::Rewake, Tool::Criu] {
+                if tool == Tool::Criu && self.peer.is_none() {
+                    continue;
+                }
+                let dir = self.dir.join(format!("{round}-{tool:?}"));
+                fs::create_dir(&dir)?;
+                let times = if tool == Tool::Rewake { &mut row.ours } else { &mut row.theirs };
+                self.once(tool, case, &dir, times)
+                    .with_context(|| format!("{} by {tool:?}, round {round}", case.name))?;
+                fs::remove_dir_all(&dir)?;
+            }
+        }
+        Ok(row)
+    }
+
+    fn once(&self, tool: Tool, case: &Case, dir: &Path, times: &mut Times) -> Result<()> {
+        let pid = self.start(case, dir)?;
+        let images = dir.join("images");
+        fs::create_dir(&images)?;
+        let tree = pid.to_string();
+        let images_arg = images.to_str().context("a path of ours is text")?;
+        let (dump, peak) = self.timed(tool, &["dump", "-t", &tree, "-D", images_arg])?;
+        waitpid(pid, None)?;
+        times.dump.push(dump);
+        times.peak_kib.0 = times.peak_kib.0.max(peak);
+        let (restore, peak) = self.timed(tool, &["restore", "-d", "-D", images_arg])?;
+        times.restore.push(restore);
+        times.peak_kib.1 = times.peak_kib.1.max(peak);
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).context("the restored process")?.count();
+        let wanted = case.load.windows(2).find_map(|pair| match pair {
+            ["--threads", n] => n.parse().ok(),
+            _ => None,
+        });
+        ensure!(threads == wanted.unwrap_or(1), "restored with {threads} threads");
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+        Ok(())
+    }
+
+    /// A process of that kind, ready.
+    fn start(&self, case: &Case, dir: &Path) -> Result<Pid> {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        let ready = dir.join("ready");
+        mkfifo(&ready, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let mut command = Command::new(self.load);
+        command.arg(&ready).args(case.load).current_dir(dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        let child = command.spawn().context("starting the process")?;
+        let said = fs::read_to_string(&ready)?;
+        ensure!(said == "ready", "the process never got ready");
+        fs::remove_file(&ready)?;
+        Ok(Pid::from_raw(i32::try_from(child.id())?))
+    }
+
+    /// Runs the tool; how long it took and its peak of resident memory in KiB.
+    fn timed(&self, tool: Tool, args: &[&str]) -> Result<(Duration, i64)> {
+        let mut tool = match (tool, self.peer) {
+            (Tool::Rewake, _) => Command::new(self.rewake),
+            (Tool::Criu, Some(peer)) => peer.criu(),
+            (Tool::Criu, None) => bail!("there is no CRIU"),
+        };
+        tool.args(args);
+        // A process of its own between us and the tool: its children's peak is the tool's.
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "measure"]).arg(tool.get_program()).args(tool.get_args());
+        let output = command.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().and_then(|line| line.split_once(' '));
+        let parsed = last.and_then(|(nanos, peak)| Some((nanos.parse().ok()?, peak.parse().ok()?)));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let (nanos, peak) = parsed.with_context(|| format!("{args:?} failed: {text}{errors}"))?;
+        Ok((Duration::from_nanos(nanos), peak))
+    }
+}
+
+/// `bench measure PROGRAM ARGS`: runs it and prints nanoseconds and peak KiB, if it succeeds.
+pub(super) fn child(program: &[&str]) -> Result<()> {
+    let (name, args) = program.split_first().context("no program")?;
+    let begun = Instant::now();
+    let status = Command::new(name).args(args).stdout(Stdio::null()).status()?;
+    let took = begun.elapsed();
+    ensure!(status.success(), "{name}: {status}");
+    let peak = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss();
+    println!("{} {peak}", took.as_nanos());
+    Ok(())
+}
