@@ -8,8 +8,9 @@ use anyhow::Context;
 use rewake_images::ImageReader;
 use rewake_images::json::{Style, count_entries, decode_file, decode_image, encode_image, open};
 
-/// Look at images and change them: JSON both ways, as CRIU's crit prints it
+/// What to do with an image.
 #[derive(Debug, clap::Args)]
+#[command(infer_long_args = true)] // scripts shorten crit's options: --pre, --no
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -67,7 +68,11 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
                         decode_image(&mut image, style, out)?;
                     }
                 }
-                Ok(out.write_all(b"\n")?)
+                // A file holds the JSON alone; on a terminal the prompt wants a line of its own.
+                if output.is_none() {
+                    out.write_all(b"\n")?;
+                }
+                Ok(())
             })?;
         }
         Command::Encode { input, output } => to(output.as_deref(), out, |out| {
@@ -82,11 +87,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         })?,
         Command::Info { file } => {
             let (magic, count) = count_entries(&mut open(file)?)?;
-            writeln!(
-                out,
-                "{}",
-                serde_json::to_string_pretty(&serde_json::json!({"magic": magic, "count": count}))?
-            )?;
+            writeln!(out, "{{\n    \"magic\": \"{magic}\",\n    \"count\": {count}\n}}")?;
         }
         Command::Show { file, nopl } => {
             let style = Style { omit_payload: *nopl, ..Style::pretty() };

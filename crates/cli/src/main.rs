@@ -3,6 +3,7 @@
 
 mod check;
 mod crit;
+mod crit_tool;
 mod demo;
 mod dump;
 mod log;
@@ -28,7 +29,7 @@ enum Command {
     Dump(dump::Args),
     Restore(restore::Args),
     Check(check::Args),
-    Crit(crit::Args),
+    Crit(crit_tool::Args),
     Demo(demo::Args),
 }
 
@@ -38,13 +39,16 @@ const DONE: u8 = 0;
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    if crit_tool::is_wanted() {
+        return crit_tool::main();
+    }
     let cli = Cli::parse();
     let mut out = std::io::stdout().lock();
     let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
         Command::Dump(args) => dump::run(args, &mut out),
         Command::Restore(args) => restore::run(args, &mut out),
         Command::Check(args) => check::run(args, &mut out),
-        Command::Crit(args) => crit::run(args, &mut out),
+        Command::Crit(args) => crit_tool::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {

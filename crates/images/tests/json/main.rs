@@ -13,6 +13,8 @@ use rewake_images::Layout;
 use rewake_images::json::{self, Style};
 use rewake_images::kind::{self, Head};
 
+mod kinds;
+
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
