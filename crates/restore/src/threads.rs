@@ -140,7 +140,9 @@ fn thread_calls(work: &mut Work, core: &CoreEntry, own: Option<&CredsEntry>) -> 
         let at = work.bytes(stack.as_bytes());
         work.add("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
     }
-    if let Some(rseq) = &thread.rseq_entry {
+    // CRIU writes an address of 0 for a thread without registration, such as one that was stopped before its
+    // first instruction.
+    if let Some(rseq) = thread.rseq_entry.as_ref().filter(|rseq| rseq.rseq_abi_pointer != 0) {
         let args = [rseq.rseq_abi_pointer, rseq.rseq_abi_size.into(), 0, rseq.signature.into()];
         work.add("rseq", libc::SYS_rseq, &args);
     }

@@ -8,16 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::TestkitError;
-
-/// One thing the workload program can be.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Scenario {
-    /// Its name: that of the kernel object kind it sets up.
-    pub name: String,
-    /// Its set-up is only allowed to root.
-    pub needs_root: bool,
-}
+use crate::{Scenario, TestkitError};
 
 /// All scenarios, as `rewake-workload --list` tells them.
 ///
@@ -31,7 +22,9 @@ pub fn scenarios() -> Result<Vec<Scenario>, TestkitError> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let name = words.next()?.to_owned();
-            Some(Scenario { name, needs_root: words.any(|word| word == "root") })
+            let traits: Vec<&str> = words.collect();
+            let has = |word| traits.contains(&word);
+            Some(Scenario { name, needs_root: has("root"), stopped: has("stopped") })
         })
         .collect())
 }

@@ -11,10 +11,12 @@ pub mod namespace;
 
 mod binary;
 mod error;
+mod scenario;
 mod sys;
 mod workload;
 
-pub use binary::{Scenario, scenarios, workload_binary};
+pub use binary::{scenarios, workload_binary};
 pub use error::TestkitError;
-pub use sys::detach;
+pub use scenario::Scenario;
+pub use sys::{detach, in_pid_namespace};
 pub use workload::Workload;

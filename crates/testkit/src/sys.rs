@@ -53,7 +53,7 @@ pub fn detach(command: &mut Command) {
 /// the direct child only waits and hands on the exit status, because it stays in the old namespace;
 /// its child is pid 1, mounts `/proc`, reaps, and ends with the program, which ends the namespace;
 /// pid 2 goes on to exec.
-pub(crate) fn in_pid_namespace(command: &mut Command) {
+pub fn in_pid_namespace(command: &mut Command) {
     // SAFETY: all that runs between fork and exec are system calls on integers and static strings; nothing
     // allocates or takes a lock.
     unsafe {

@@ -125,6 +125,34 @@ impl Workload {
         })
     }
 
+    /// Waits until all its threads stand in a job-control stop, which they enter one after another.
+    ///
+    /// # Errors
+    /// When it is gone, or goes on running.
+    pub fn wait_stopped(&self) -> Result<(), TestkitError> {
+        let deadline = Instant::now() + SETUP_LIMIT;
+        while !self.is_stopped()? {
+            if Instant::now() >= deadline {
+                return Err(self.timeout("stopped", SETUP_LIMIT));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> Result<bool, TestkitError> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid));
+        for entry in fs::read_dir(&tasks).map_err(|source| file("list", &tasks, source))? {
+            let path = entry.map_err(|source| file("list", &tasks, source))?.path().join("stat");
+            let stat = fs::read_to_string(&path).map_err(|source| file("read", &path, source))?;
+            // The state follows the name, which is in parentheses and may hold any byte.
+            if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Tells it to check its state and end.
     ///
     /// # Errors

@@ -32,13 +32,19 @@ impl Peer {
 
     /// `crit`, ready for arguments.
     pub(crate) fn crit(&self) -> Command {
+        let mut command = self.python();
+        command.arg(self.root.join("usr/bin/crit"));
+        command
+    }
+
+    /// The Python that has the peer's modules.
+    pub(crate) fn python(&self) -> Command {
         let usr = self.root.join("usr");
         let mut command = self.program(&usr.join("bin/python3"));
         command
             .env("PYTHONHOME", &usr)
             .env("PYTHONPATH", usr.join("lib/python3/dist-packages"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .arg(usr.join("bin/crit"));
+            .env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 

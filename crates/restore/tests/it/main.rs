@@ -9,12 +9,7 @@ use std::time::Duration;
 
 use rewake_dump::{After, DumpError, DumpOptions, dump};
 use rewake_restore::{RestoreOptions, restore};
-use rewake_testkit::{Workload, kernel_test};
-
-/// Names of all scenarios.
-fn scenarios() -> Vec<String> {
-    rewake_testkit::scenarios().unwrap().into_iter().map(|scenario| scenario.name).collect()
-}
+use rewake_testkit::{Scenario, Workload, kernel_test, scenarios};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,9 +27,32 @@ fn verdict(workload: &Workload) -> String {
     workload.wait_result(PATIENCE).unwrap_or_else(|error| format!("FAIL {error}"))
 }
 
-fn there_and_back(scenario: &str, dir: &Path) -> Result<String, String> {
-    let workload = Workload::spawn(scenario, dir).map_err(|e| format!("start: {e}"))?;
-    through(workload, &dir.join("images")).map(|workload| verdict(&workload))
+fn there_and_back(scenario: &Scenario, dir: &Path) -> Result<String, String> {
+    let workload = scenario.start(dir).map_err(|e| format!("start: {}", chain(&e)))?;
+    let workload = through(workload, &dir.join("images"))?;
+    scenario.verdict(&workload).map_err(|e| chain(&e))
+}
+
+/// Dumps a workload, which goes on.
+fn looked_at(scenario: &Scenario, dir: &Path) -> Result<String, String> {
+    let workload = scenario.start(dir).map_err(|e| format!("start: {}", chain(&e)))?;
+    let mut options = DumpOptions::new(workload.pid(), dir.join("images"));
+    options.after = After::LeaveRunning;
+    dump(&options).map_err(|e| format!("dump: {}", chain(&e)))?;
+    scenario.verdict(&workload).map_err(|e| chain(&e))
+}
+
+/// Takes every scenario one way and reports those that did not survive.
+fn every_scenario(way: fn(&Scenario, &Path) -> Result<String, String>) {
+    let mut failures = Vec::new();
+    for scenario in scenarios().unwrap() {
+        let dir = tempfile::tempdir().unwrap();
+        match way(&scenario, dir.path()) {
+            Ok(verdict) if verdict == "PASS" => {}
+            Ok(other) | Err(other) => failures.push(format!("{}: {other}", scenario.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// An error with its causes.
@@ -50,42 +68,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 kernel_test! {
     fn every_scenario_survives() {
-        let mut failures = Vec::new();
-        for scenario in scenarios() {
-            let dir = tempfile::tempdir().unwrap();
-            match there_and_back(&scenario, dir.path()) {
-                Ok(verdict) if verdict == "PASS" => {}
-                Ok(other) | Err(other) => failures.push(format!("{scenario}: {other}")),
-            }
-        }
-        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        every_scenario(there_and_back);
     }
-}
 
-kernel_test! {
     fn every_scenario_survives_being_looked_at() {
-        let mut failures = Vec::new();
-        for scenario in scenarios() {
-            let dir = tempfile::tempdir().unwrap();
-            let workload = match Workload::spawn(&scenario, dir.path()) {
-                Ok(workload) => workload,
-                Err(error) => {
-                    failures.push(format!("{scenario}: start: {error}"));
-                    continue;
-                }
-            };
-            let mut options = DumpOptions::new(workload.pid(), dir.path().join("images"));
-            options.after = After::LeaveRunning;
-            if let Err(error) = dump(&options) {
-                failures.push(format!("{scenario}: {}", chain(&error)));
-                continue;
-            }
-            let verdict = verdict(&workload);
-            if verdict != "PASS" {
-                failures.push(format!("{scenario}: {verdict}"));
-            }
-        }
-        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        every_scenario(looked_at);
     }
 }
 

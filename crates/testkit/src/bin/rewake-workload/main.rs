@@ -20,7 +20,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod scenarios;
+#[allow(dead_code, reason = "a toolbox: a scenario finds there what the others use, too")]
 mod stage;
+#[allow(dead_code, reason = "a toolbox: a scenario finds there what the others use, too")]
 mod sys;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +33,8 @@ use stage::{Check, Stage};
 struct Scenario {
     name: &'static str,
     needs_root: bool,
+    /// Whoever dumps it stops it before.
+    stopped: bool,
     run: fn(&Stage) -> Check,
 }
 
@@ -43,7 +47,9 @@ fn main() -> ExitCode {
     let (name, ready, result) = match words.as_slice() {
         ["--list"] => {
             for scenario in scenarios::ALL {
-                println!("{}{}", scenario.name, if scenario.needs_root { "\troot" } else { "" });
+                let root = if scenario.needs_root { "\troot" } else { "" };
+                let stopped = if scenario.stopped { "\tstopped" } else { "" };
+                println!("{}{root}{stopped}", scenario.name);
             }
             return ExitCode::SUCCESS;
         }

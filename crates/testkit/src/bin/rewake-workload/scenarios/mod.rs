@@ -4,12 +4,23 @@ mod minimal;
 
 mod threads;
 
-use crate::Scenario;
+use crate::{
+    Scenario,
+    stage::{Check, Stage},
+};
 
-const fn any(name: &'static str, run: fn(&crate::stage::Stage) -> crate::stage::Check) -> Scenario {
-    Scenario { name, needs_root: false, run }
+const fn any(name: &'static str, run: fn(&Stage) -> Check) -> Scenario {
+    Scenario { name, needs_root: false, stopped: false, run }
+}
+
+/// Dumped while SIGSTOP has it stopped.
+const fn stopped(name: &'static str, run: fn(&Stage) -> Check) -> Scenario {
+    Scenario { stopped: true, ..any(name, run) }
 }
 
 /// The table: a new scenario is a module and a line here.
-pub(crate) const ALL: &[Scenario] =
-    &[any("minimal", minimal::minimal), any("stopped", minimal::stopped), any("threads", threads::threads)];
+pub(crate) const ALL: &[Scenario] = &[
+    any("minimal", minimal::minimal),
+    stopped("stopped", minimal::stopped),
+    any("threads", threads::threads),
+];

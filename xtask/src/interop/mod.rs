@@ -1,13 +1,20 @@
 //! `cargo xtask interop …`: working with CRIU as a peer.
 
-use std::os::unix::process::CommandExt;
+mod case;
+mod known;
+mod runs;
+mod ways;
+
+use std::{os::unix::process::CommandExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 
 use crate::peer::{self, Peer};
 
 /// What `interop` understands.
-pub(crate) const USAGE: &str = "  interop setup [--mirror URI]  fetch and unpack the CRIU to test against
+pub(crate) const USAGE: &str =
+    "  interop run [SCENARIO…]       take the scenarios of the testkit from rewake to CRIU and back
+  interop setup [--mirror URI]  fetch and unpack the CRIU to test against
   interop criu [--] ARGS        run that criu
   interop crit [--] ARGS        run its image tool";
 
@@ -16,6 +23,12 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let (command, rest) = match args {
         ["setup"] => return peer::setup(None),
         ["setup", "--mirror", mirror] => return peer::setup(Some(mirror)),
+        ["run", names @ ..] => return runs::run(names),
+        // How `run` starts itself inside a namespace.
+        ["case", scenario, way, rewake, dir] => {
+            let Some(way) = ways::Way::named(way) else { bail!("no way is called {way}") };
+            return case::run(scenario, way, Path::new(rewake), Path::new(dir));
+        }
         ["criu", rest @ ..] => (Peer::open()?.criu(), rest),
         ["crit", rest @ ..] => (Peer::open()?.crit(), rest),
         _ => bail!("usage: cargo xtask interop <task>\n\n{USAGE}"),
