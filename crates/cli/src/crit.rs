@@ -54,6 +54,7 @@ enum Command {
         #[arg(long)]
         nopl: bool,
     },
+    X(crate::crit_x::Args),
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
@@ -94,6 +95,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             decode_file(file, style, out)?;
             writeln!(out)?;
         }
+        Command::X(args) => return crate::crit_x::run(args, out),
     }
     Ok(crate::DONE)
 }

@@ -4,6 +4,7 @@
 mod check;
 mod crit;
 mod crit_tool;
+mod crit_x;
 mod demo;
 mod dump;
 mod log;

@@ -19,10 +19,13 @@
 //! Nothing here needs Linux. Input is hostile: sizes are checked against the file before memory is taken, required
 //! fields are checked, and errors name file, entry and byte offset.
 //!
-//! Features: `mmap` maps pages files instead of reading them ([`PageStore::slice`]).
+//! Features: `mmap` maps pages files instead of reading them ([`PageStore::slice`]); `explore` answers questions about a
+//! checkpoint.
 
 pub mod checkpoint;
 mod error;
+#[cfg(feature = "explore")]
+pub mod explore;
 pub mod extra;
 pub mod framing;
 #[cfg(feature = "json")]

@@ -16,3 +16,6 @@ mod wire;
 
 pub use decode::{Style, count_entries, decode_file, decode_image, open};
 pub use encode::encode_image;
+
+#[cfg(feature = "explore")]
+pub(crate) use text::quoted_printable;

@@ -71,7 +71,7 @@ pub(super) fn base64(text: &[u8]) -> Result<Vec<u8>, String> {
 const LINE: usize = 76;
 
 /// Quoted-printable text, in which spaces and tabs stay themselves but for those at the end of a line.
-pub(super) fn quoted_printable(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn quoted_printable(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 8);
     let mut len = 0;
     for (i, &byte) in bytes.iter().enumerate() {

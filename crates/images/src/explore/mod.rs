@@ -1,0 +1,35 @@
+//! A checkpoint as values a program can ask: who runs, what is open, what is mapped, what is connected.
+//!
+//! Each value can be serialised; the views that CRIU's `crit x` has also print as it prints them.
+//! A zombie, on which crit fails, has its pid and nothing else; old pagemaps, on which it fails too, are understood.
+//!
+//! ```
+//! use rewake_images::Checkpoint;
+//! use rewake_images::explore::Explorer;
+//!
+//! let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/pipe00-h"))?;
+//! let explorer = Explorer::new(&checkpoint)?;
+//! for task in &explorer.fds()?.0 {
+//!     for file in &task.files {
+//!         println!("{} {}: {}", task.pid, file.fd, file.path);
+//!     }
+//! }
+//! # Ok::<(), rewake_images::ImageError>(())
+//! ```
+
+mod explorer;
+mod fds;
+mod files;
+mod mems;
+mod names;
+mod ps;
+mod rss;
+mod sockets;
+
+pub use explorer::{Explorer, Task, TaskState};
+pub use fds::{Fd, FdList, FdNumber, TaskFds};
+pub use files::FileTable;
+pub use mems::{Mapping, MappingList, Resource, TaskMappings, status};
+pub use ps::{Forest, Process};
+pub use rss::{Resident, ResidentList, TaskResident, Touched};
+pub use sockets::{Socket, SocketList, TaskSockets};
