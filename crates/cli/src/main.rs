@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod core;
 mod crit;
 mod crit_tool;
 mod crit_x;
 mod demo;
 mod dump;
 mod log;
+mod memory;
 mod restore;
 
 use std::io::Write;
@@ -31,6 +33,8 @@ enum Command {
     Restore(restore::Args),
     Check(check::Args),
     Crit(crit_tool::Args),
+    Memory(memory::Args),
+    Core(core::Args),
     Demo(demo::Args),
 }
 
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args, &mut out),
         Command::Check(args) => check::run(args, &mut out),
         Command::Crit(args) => crit_tool::run(args, &mut out),
+        Command::Memory(args) => memory::run(args, &mut out),
+        Command::Core(args) => core::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {
@@ -66,4 +72,15 @@ fn main() -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// No two options of a command share a name, and so on.
+    #[test]
+    fn commands_are_sound() {
+        super::Cli::command().debug_assert();
+    }
 }

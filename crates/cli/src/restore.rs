@@ -35,6 +35,8 @@ pub(crate) struct Args {
     /// Report in JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(crate) log: crate::log::LogFile,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {

@@ -118,6 +118,22 @@ pub enum ImageError {
         /// What is wrong.
         what: String,
     },
+    /// A regular expression that is none.
+    #[cfg(feature = "explore")]
+    #[error("no regular expression")]
+    Pattern {
+        /// What is wrong with it.
+        #[source]
+        source: Box<regex::Error>,
+    },
+    /// No such task in the checkpoint.
+    #[error("{path}: no task {pid}", path = path.display())]
+    NoTask {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The pid asked for.
+        pid: u32,
+    },
     /// The directory already holds a checkpoint.
     #[error("{path} already holds a checkpoint", path = path.display())]
     Exists {

@@ -23,6 +23,8 @@
 //! checkpoint.
 
 pub mod checkpoint;
+#[cfg(feature = "explore")]
+pub mod coredump;
 mod error;
 #[cfg(feature = "explore")]
 pub mod explore;

@@ -20,10 +20,12 @@
 mod explorer;
 mod fds;
 mod files;
+mod memory;
 mod mems;
 mod names;
 mod ps;
 mod rss;
+mod search;
 mod sockets;
 
 pub use explorer::{Explorer, Task, TaskState};
@@ -32,4 +34,5 @@ pub use files::FileTable;
 pub use mems::{Mapping, MappingList, Resource, TaskMappings, status};
 pub use ps::{Forest, Process};
 pub use rss::{Resident, ResidentList, TaskResident, Touched};
+pub use search::{Hit, Pattern, Space};
 pub use sockets::{Socket, SocketList, TaskSockets};

@@ -1,6 +1,7 @@
 //! Real checkpoints explored: as CRIU's crit shows them where it can, and where it cannot.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
+mod search;
 mod views;
 
 use std::path::{Path, PathBuf};
