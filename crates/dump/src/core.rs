@@ -13,6 +13,7 @@ use crate::asked::{ProcessState, ThreadState};
 use crate::error::{DumpError, Result};
 use crate::objects::{Refusal, refused};
 use crate::proc::{self, PosixTimer, Stat, Status};
+use crate::sys::SchedAttr;
 use crate::{fpu, sys};
 
 /// `task_state` of the format.
@@ -37,12 +38,13 @@ pub(crate) fn survey(
     thread: &Tracee,
     state: &ThreadState,
     leader: &ThreadState,
+    sched: &SchedAttr,
 ) -> Result<CoreEntry> {
     let first = thread.tid() == process.pid;
     let mut core = CoreEntry {
         mtype: proto::core_entry::March::X8664.into(),
         thread_info: Some(thread_info(thread, state)?),
-        thread_core: Some(thread_core(process, thread, state, leader)?),
+        thread_core: Some(thread_core(process, thread, state, leader, sched)?),
         ..Default::default()
     };
     if first {
@@ -135,11 +137,11 @@ fn thread_core(
     thread: &Tracee,
     state: &ThreadState,
     leader: &ThreadState,
+    sched: &SchedAttr,
 ) -> Result<ThreadCoreEntry> {
     let tid = thread.tid();
     let call = |name| DumpError::call(process.pid, name, format!("thread {tid}"));
     let (futex_rla, len) = sys::robust_list(tid).map_err(call("get_robust_list"))?;
-    let sched = sys::sched_getattr(tid).map_err(call("sched_getattr"))?;
     let status;
     let status = if state.credentials == leader.credentials {
         &process.status

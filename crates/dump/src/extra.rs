@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use rewake_images::extra::ThreadExtra;
 
 use crate::error::{DumpError, Result};
+use crate::sys::SchedAttr;
 use crate::{proc, sys};
 
 /// Which kinds of memory go into a core dump; kernels can be built without core dumps.
@@ -17,14 +18,13 @@ pub(crate) fn coredump_filter(pid: Pid) -> Result<Option<u32>> {
 }
 
 /// What is particular to a thread, `None` if nothing is.
-pub(crate) fn thread(tid: Pid) -> Result<Option<ThreadExtra>> {
+pub(crate) fn thread(tid: Pid, sched: &SchedAttr, cpus: usize) -> Result<Option<ThreadExtra>> {
     const RESET_ON_FORK: u64 = 1;
     let call = |name| DumpError::call(tid, name, "the thread");
     let set = sched_getaffinity(tid).map_err(call("sched_getaffinity"))?;
-    let sched = sys::sched_getattr(tid).map_err(call("sched_getattr"))?;
     let extra = ThreadExtra {
         tid: tid.as_raw().unsigned_abs(),
-        affinity: affinity(&set),
+        affinity: affinity(&set, cpus),
         io_priority: sys::ioprio(tid).map_err(call("ioprio_get"))?.into(),
         reset_on_fork: sched.flags & RESET_ON_FORK != 0,
     };
@@ -32,18 +32,22 @@ pub(crate) fn thread(tid: Pid) -> Result<Option<ThreadExtra>> {
     Ok((extra != plain).then_some(extra))
 }
 
+/// How many CPUs the machine has: the highest number of one that may ever be there, and one more.
+pub(crate) fn cpus_present() -> usize {
+    let present = std::fs::read_to_string("/sys/devices/system/cpu/present").unwrap_or_default();
+    let last = present.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok());
+    last.map_or(0, |last| last + 1)
+}
+
 /// The CPUs as words of bits, none if it is every CPU of the machine.
-fn affinity(set: &CpuSet) -> Vec<u64> {
-    let cpus = || (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false));
-    let online = std::fs::read_dir("/sys/devices/system/cpu").map_or(0, |dir| {
-        let is_cpu = |name: &str| name.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok());
-        dir.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_cpu)).count()
-    });
-    if cpus().count() >= online {
+fn affinity(set: &CpuSet, cpus: usize) -> Vec<u64> {
+    let is_set = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
+    // All of them is the common case, and the rest of the set is long.
+    if cpus > 0 && (0..cpus).all(|cpu| is_set(&cpu)) {
         return Vec::new();
     }
     let mut words = Vec::new();
-    for cpu in cpus() {
+    for cpu in (0..CpuSet::count()).filter(is_set) {
         let word = cpu / 64;
         if words.len() <= word {
             words.resize(word + 1, 0);

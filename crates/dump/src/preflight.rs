@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::RawFd;
 
 use nix::unistd::Pid;
+use rewake_memdump::Area;
 
 use crate::error::{DumpError, Result};
-use crate::objects::{self, ObjectKind, OpenFile, Refusal};
+use crate::mm;
+use crate::objects::{self, DescriptorTable, ObjectKind, OpenFile, Refusal};
 use crate::proc::{self, Stat, Status};
-use crate::{mm, sys};
 
 /// Something that cannot be dumped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -40,21 +41,31 @@ impl fmt::Display for Obstacle {
 /// # Errors
 /// [`DumpError::Proc`] for a process that is not there or may not be looked at.
 pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
+    let maps = || rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source });
+    preflight_with(pid, maps).map(|(obstacles, _)| obstacles)
+}
+
+/// As [`preflight`], with the mappings that the caller reads; gives them back.
+pub(crate) fn preflight_with(
+    pid: Pid,
+    areas: impl FnOnce() -> Result<Vec<Area>>,
+) -> Result<(Vec<Obstacle>, Vec<Area>)> {
     let mut found = Findings { pid, obstacles: Vec::new() };
     let stat = Stat::read(pid)?;
     let status = Status::read(pid)?;
     if let Some(refusal) = kind_of_process(pid, &stat, &status) {
         found.add("the process", refusal);
-        return Ok(found.obstacles);
+        return Ok((found.obstacles, Vec::new()));
     }
     process(&mut found, &stat, &status)?;
     descriptors(&mut found)?;
-    for area in rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source })? {
-        if let Some(refusal) = mm::refusal(&area) {
+    let areas = areas()?;
+    for area in &areas {
+        if let Some(refusal) = mm::refusal(area) {
             found.add(&format!("memory {:#x}-{:#x}", area.start, area.end), refusal);
         }
     }
-    Ok(found.obstacles)
+    Ok((found.obstacles, areas))
 }
 
 struct Findings {
@@ -155,24 +166,24 @@ pub(crate) fn list(pid: Pid, dir: &str) -> Result<Vec<RawFd>> {
 
 fn descriptors(found: &mut Findings) -> Result<()> {
     let pid = found.pid;
-    let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
+    let table = DescriptorTable::open(pid)?;
     let mut pipes = Pipes::default();
     for fd in list(pid, "fd")? {
-        let file = match OpenFile::take(pid, pidfd.as_fd(), fd) {
-            Ok(file) => file,
-            // Closed since it was listed.
-            Err(DumpError::Call { source: nix::errno::Errno::EBADF, .. }) => continue,
-            Err(e) => return Err(e),
-        };
-        let object = format!("descriptor {fd} ({})", file.link.display());
-        match file.kind() {
-            Err(refusal) => found.add(&object, refusal),
-            Ok(ObjectKind::Path | ObjectKind::Fifo) if file.stat.st_nlink > 0 => {
-                if let Err(refusal) = objects::reachable(&file.link, &file.stat) {
-                    found.add(&object, refusal);
+        // Closed since it was listed.
+        let Some((stat, link)) = table.glance(fd)? else { continue };
+        let object = || format!("descriptor {fd} ({})", link.display());
+        match objects::classify(&stat, &link) {
+            Err(refusal) => found.add(&object(), refusal),
+            Ok(ObjectKind::Path | ObjectKind::Fifo) if stat.st_nlink > 0 => {
+                if let Err(refusal) = objects::reachable(&link, &stat) {
+                    found.add(&object(), refusal);
                 }
             }
-            Ok(ObjectKind::Pipe) => pipes.add(file),
+            Ok(ObjectKind::Pipe) => match table.take(fd) {
+                Ok(file) => pipes.add(file),
+                Err(DumpError::Call { source: nix::errno::Errno::EBADF, .. }) => {}
+                Err(e) => return Err(e),
+            },
             Ok(_) => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The dump itself: freeze, look, write, let go.
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::Instant;
 
 use nix::unistd::Pid;
@@ -12,7 +12,7 @@ use rewake_tracee::{Release, ThreadGroup};
 
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
-use crate::objects::{FileTable, OpenFile, refused};
+use crate::objects::{DescriptorTable, FileTable, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, list};
 use crate::proc::{self, Stat, Status};
@@ -38,13 +38,13 @@ pub(crate) struct Task {
 pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     let begun = Instant::now();
     let pid = options.pid;
-    let obstacles = preflight::preflight(pid)?;
+    // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
+    let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
+    let (obstacles, areas) = preflight::preflight_with(pid, areas)?;
     if !obstacles.is_empty() {
         return Err(DumpError::Obstacles { obstacles });
     }
     let writer = CheckpointWriter::create(&options.images_dir)?;
-    // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
-    let areas = rewake_memdump::areas(pid).map_err(capture(pid))?;
 
     let freezing = Instant::now();
     let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
@@ -75,7 +75,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
         After::LeaveStopped => Release::Stop,
         // Not before the checkpoint is safe.
         After::Kill => {
-            writer.commit(&write::inventory())?;
+            write::commit(writer, &task)?;
             report.frozen = frozen.elapsed();
             group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
             report.total = begun.elapsed();
@@ -84,7 +84,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     };
     group.release(how).map_err(DumpError::tracee(pid))?;
     report.frozen = frozen.elapsed();
-    writer.commit(&write::inventory())?;
+    write::commit(writer, &task)?;
     report.total = begun.elapsed();
     Ok(report)
 }
@@ -144,20 +144,22 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Res
     task.extra.coredump_filter = extra::coredump_filter(pid)?;
     let process = Process { pid, stat, status, timers, state };
     let leader = thread_states.first().expect("a group has its first thread").clone();
+    let cpus = extra::cpus_present();
     for (thread, state) in group.threads().iter().zip(&thread_states) {
         let tid = thread.tid();
-        task.cores.push((tid, core::survey(&process, thread, state, &leader)?));
-        task.extra.threads.extend(extra::thread(tid)?);
+        let sched = sys::sched_getattr(tid).map_err(DumpError::call(tid, "sched_getattr", "the thread"))?;
+        task.cores.push((tid, core::survey(&process, thread, state, &leader, &sched)?));
+        task.extra.threads.extend(extra::thread(tid, &sched, cpus)?);
     }
     Ok(task)
 }
 
 fn descriptors(pid: Pid, fds: &[RawFd], fd_flags: &[u32], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {
-    let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
+    let table = DescriptorTable::open(pid)?;
     let mut entries = Vec::with_capacity(fds.len());
     let mut pipes = Pipes::default();
     for (&fd, &flags) in fds.iter().zip(fd_flags) {
-        let file = OpenFile::take(pid, pidfd.as_fd(), fd)?;
+        let file = table.take(fd)?;
         let pipe = file.is_pipe().then(|| file.again()).transpose()?;
         let (id, kind) = files.add_fd(file)?;
         entries.push(FdinfoEntry {

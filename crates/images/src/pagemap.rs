@@ -209,9 +209,42 @@ impl PageStore {
         };
         let level = self.levels.get(run.level).ok_or_else(foreign)?;
         let map = level.map()?;
-        let bounds = usize::try_from(run.file_offset).ok().zip(usize::try_from(run.bytes()).ok());
-        let (start, len) = bounds.ok_or_else(foreign)?;
+        let (start, len) = bounds(run).ok_or_else(foreign)?;
         map.get(start..).and_then(|s| s.get(..len)).ok_or_else(foreign)
+    }
+
+    /// Brings the bytes of `run` into this process' mapping at once, instead of page by page as they are touched.
+    /// Only makes [`Self::slice`] of it faster.
+    #[cfg(feature = "mmap")]
+    pub fn prefetch(&self, run: &PageRun) {
+        #[cfg(target_os = "linux")]
+        if let Some((map, (start, len))) = self.mapped(run) {
+            // A kernel before 5.14 does not know the advice, and then the pages come when they are touched.
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, start, len);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = run;
+    }
+
+    /// Takes the bytes of `run` out of this process' mapping again, which otherwise grows to the size of what was read.
+    /// They can still be read.
+    #[cfg(feature = "mmap")]
+    pub fn release(&self, run: &PageRun) {
+        #[cfg(target_os = "linux")]
+        if let Some((map, (start, len))) = self.mapped(run) {
+            // SAFETY: of a read-only shared mapping of a file nothing is lost: what is dropped is read again.
+            #[expect(unsafe_code, reason = "memmap2 cannot know that nothing is lost")]
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = run;
+    }
+
+    #[cfg(all(feature = "mmap", target_os = "linux"))]
+    fn mapped(&self, run: &PageRun) -> Option<(&memmap2::Mmap, (usize, usize))> {
+        let map = self.levels.get(run.level)?.map.get()?;
+        let (start, len) = bounds(run)?;
+        (start.checked_add(len)? <= map.len()).then_some((map, (start, len)))
     }
 }
 
@@ -227,6 +260,12 @@ impl Level {
         let map = unsafe { memmap2::Mmap::map(&self.file) }.map_err(ImageError::io(&self.path, "map"))?;
         Ok(self.map.get_or_init(|| map))
     }
+}
+
+/// Where a run lies in its file: position and length.
+#[cfg(feature = "mmap")]
+fn bounds(run: &PageRun) -> Option<(usize, usize)> {
+    usize::try_from(run.file_offset).ok().zip(usize::try_from(run.bytes()).ok())
 }
 
 fn canonical(dir: &Path) -> Result<PathBuf> {

@@ -25,6 +25,8 @@ pub struct CheckpointWriter {
     /// Staging lies inside the target, which existed before.
     inside: bool,
     next_pages_id: AtomicU32,
+    /// Images written so far are on disk already.
+    synced: bool,
     committed: bool,
 }
 
@@ -48,7 +50,14 @@ impl CheckpointWriter {
             target.with_file_name(name)
         };
         fs::create_dir(&staging).map_err(ImageError::io(&staging, "create"))?;
-        Ok(Self { target, staging, inside, next_pages_id: AtomicU32::new(1), committed: false })
+        Ok(Self {
+            target,
+            staging,
+            inside,
+            next_pages_id: AtomicU32::new(1),
+            synced: false,
+            committed: false,
+        })
     }
 
     /// Where the files are until [`Self::commit`]: for files of other makers.
@@ -120,6 +129,12 @@ impl CheckpointWriter {
         image.finish()
     }
 
+    /// Says that all images written so far have been brought to disk by the caller, say with syncfs(2): one call costs
+    /// less than one for each of a thousand files.
+    pub fn synced(&mut self) {
+        self.synced = true;
+    }
+
     /// Writes the inventory, brings everything to disk and puts the checkpoint in its place.
     ///
     /// # Errors
@@ -132,7 +147,11 @@ impl CheckpointWriter {
         for entry in fs::read_dir(&self.staging).map_err(list())? {
             names.push(entry.map_err(list())?.file_name());
         }
-        sync(&self.staging, &names)?;
+        if self.synced {
+            sync(&self.staging, &[inventory_name.clone().into()])?;
+        } else {
+            sync(&self.staging, &names)?;
+        }
         if self.target.join(&inventory_name).exists() {
             return Err(ImageError::Exists { path: self.target.clone() });
         }

@@ -126,6 +126,14 @@ impl Filler<'_> {
 
     fn put(&self, piece: &Piece) -> Result<()> {
         let bytes = self.store.slice(&piece.run)?;
+        // Copying from a page that is not there yet costs userfaultfd a second attempt.
+        self.store.prefetch(&piece.run);
+        let put = self.copy(piece, bytes);
+        self.store.release(&piece.run);
+        put
+    }
+
+    fn copy(&self, piece: &Piece, bytes: &[u8]) -> Result<()> {
         match self.uffd.filter(|_| piece.register) {
             Some(uffd) => {
                 let object = || format!("memory at {:#x}", piece.run.vaddr);

@@ -10,10 +10,13 @@ mod signalfd;
 mod table;
 mod timerfd;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use nix::sys::stat::FileStat;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, readlinkat};
+use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::Pid;
 use rewake_images::proto::{FdTypes, FileEntry, FownEntry};
 
@@ -65,17 +68,51 @@ pub(crate) struct OpenFile {
     pub(crate) link: PathBuf,
 }
 
-impl OpenFile {
-    /// Takes descriptor `fd` of the process behind `pidfd`.
-    pub(crate) fn take(pid: Pid, pidfd: BorrowedFd<'_>, fd: RawFd) -> Result<Self> {
-        let what = || format!("descriptor {fd}");
-        let dup = sys::pidfd_getfd(pidfd, fd).map_err(DumpError::call(pid, "pidfd_getfd", what()))?;
-        let stat = nix::sys::stat::fstat(&dup).map_err(DumpError::call(pid, "fstat", what()))?;
-        let flags = sys::status_flags(dup.as_fd()).map_err(DumpError::call(pid, "fcntl", what()))?;
-        let link = proc::link(pid, &format!("fd/{fd}"))?;
-        Ok(Self { pid, fd, dup, stat, flags, link })
+/// The descriptors of a process. Held open, so that none of the many looks at it resolves its path again.
+#[derive(Debug)]
+pub(crate) struct DescriptorTable {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// /proc/PID/fd
+    dir: File,
+}
+
+impl DescriptorTable {
+    pub(crate) fn open(pid: Pid) -> Result<Self> {
+        let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
+        let dir = File::open(format!("/proc/{pid}/fd")).map_err(DumpError::proc(pid, "fd"))?;
+        Ok(Self { pid, pidfd, dir })
     }
 
+    /// Takes descriptor `fd`.
+    pub(crate) fn take(&self, fd: RawFd) -> Result<OpenFile> {
+        let pid = self.pid;
+        let call = |name| DumpError::call(pid, name, format!("descriptor {fd}"));
+        let dup = sys::pidfd_getfd(self.pidfd.as_fd(), fd).map_err(call("pidfd_getfd"))?;
+        let stat = fstat(&dup).map_err(call("fstat"))?;
+        let flags = sys::status_flags(dup.as_fd()).map_err(call("fcntl"))?;
+        let link = self.link(fd).map_err(call("readlink"))?;
+        Ok(OpenFile { pid, fd, dup, stat, flags, link })
+    }
+
+    /// What `fd` leads to, without taking it; `None` if it is not open.
+    pub(crate) fn glance(&self, fd: RawFd) -> Result<Option<(FileStat, PathBuf)>> {
+        let name = fd.to_string();
+        let seen =
+            fstatat(&self.dir, name.as_str(), AtFlags::empty()).and_then(|stat| Ok((stat, self.link(fd)?)));
+        match seen {
+            Ok(seen) => Ok(Some(seen)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(DumpError::call(self.pid, "fstatat", format!("descriptor {fd}"))(e)),
+        }
+    }
+
+    fn link(&self, fd: RawFd) -> Result<PathBuf, Errno> {
+        readlinkat(&self.dir, fd.to_string().as_str()).map(PathBuf::from)
+    }
+}
+
+impl OpenFile {
     pub(crate) fn is_pipe(&self) -> bool {
         self.kind() == Ok(ObjectKind::Pipe)
     }

@@ -260,12 +260,15 @@ impl FileTable {
     }
 
     fn build_id(&mut self, file: BorrowedFd<'_>, stat: &FileStat) -> Vec<u32> {
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size == 0 {
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size < SMALLEST_ELF {
             return Vec::new();
         }
         self.build_ids.entry(identity(stat)).or_insert_with(|| read_build_id(file)).clone()
     }
 }
+
+/// Of the header alone, in bytes: what is shorter has no build-id, and many files of a process are.
+const SMALLEST_ELF: i64 = 52;
 
 /// A file that cannot be read has no build-id as far as anybody can tell.
 fn read_build_id(file: BorrowedFd<'_>) -> Vec<u32> {
