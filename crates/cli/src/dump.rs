@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use rewake_dump::{After, DumpOptions};
+
+use crate::files::FileArgs;
 
 /// Write a running process to a checkpoint
 #[derive(Debug, clap::Args)]
@@ -30,6 +33,14 @@ pub(crate) struct Args {
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Bytes of files that may be hashed, while the process still runs
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    hash_bytes: u64,
+    /// Seconds that may go into that
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    hash_seconds: u64,
     /// Report in JSON
     #[arg(long)]
     json: bool,
@@ -45,6 +56,10 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         _ => After::Kill,
     };
     options.ghost_limit = args.ghost_limit;
+    options.files.policy = args.files.policy()?;
+    options.files.cache = args.files.cache();
+    options.files.hash_bytes = args.hash_bytes;
+    options.files.hash_time = Duration::from_secs(args.hash_seconds);
     options.threads = args.threads.unwrap_or(options.threads);
     let report = rewake_dump::dump(&options)?;
     if args.json {

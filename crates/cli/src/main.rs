@@ -8,9 +8,12 @@ mod crit_tool;
 mod crit_x;
 mod demo;
 mod dump;
+mod files;
 mod log;
 mod memory;
 mod restore;
+mod stamp;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,6 +38,8 @@ enum Command {
     Crit(crit_tool::Args),
     Memory(memory::Args),
     Core(core::Args),
+    Verify(verify::Args),
+    Stamp(stamp::Args),
     Demo(demo::Args),
 }
 
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Crit(args) => crit_tool::run(args, &mut out),
         Command::Memory(args) => memory::run(args, &mut out),
         Command::Core(args) => core::run(args, &mut out),
+        Command::Verify(args) => verify::run(args, &mut out),
+        Command::Stamp(args) => stamp::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {

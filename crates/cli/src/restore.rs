@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rewake_filecheck::{Report, Severity};
 use rewake_images::Checkpoint;
-use rewake_restore::{RestoreOptions, RestoreReport};
+use rewake_restore::{RestoreError, RestoreOptions, RestoreReport};
+
+use crate::files::{FileArgs, exit_status};
 
 /// Wake a process up again from a checkpoint
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,11 @@ pub(crate) struct Args {
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Let files pass whose permission bits are others
+    #[arg(long)]
+    skip_file_rwx_check: bool,
     /// Report in JSON
     #[arg(long)]
     json: bool,
@@ -49,7 +57,16 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut options = RestoreOptions::new(&args.images_dir);
     options.leave_stopped = args.leave_stopped;
     options.threads = args.threads.unwrap_or(options.threads);
-    let report = rewake_restore::restore(&options)?;
+    options.policy = args.files.policy()?;
+    options.policy.any_mode = args.skip_file_rwx_check;
+    options.hash_cache = args.files.cache();
+    let report = match rewake_restore::restore(&options) {
+        Err(RestoreError::Files { report }) => return differ(args, &report, out),
+        done => done?,
+    };
+    for finding in report.files.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+        tracing::warn!("{}: {}", finding.path.display(), finding.what);
+    }
     if let Some(path) = &args.pidfile {
         std::fs::write(path, report.pid.to_string())?;
     }
@@ -59,6 +76,19 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     }
     out.flush()?;
     wait(&report)
+}
+
+/// The process was not restored, as its files are not, or not known to be, those of the dump.
+fn differ(args: &Args, report: &Report, out: &mut impl Write) -> anyhow::Result<u8> {
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+    } else {
+        writeln!(
+            std::io::stderr(),
+            "rewake: not restored, files are not known to be those of the dump:\n{report}"
+        )?;
+    }
+    Ok(exit_status(report.verdict()))
 }
 
 fn show(args: &Args, report: &RestoreReport, out: &mut impl Write) -> anyhow::Result<()> {

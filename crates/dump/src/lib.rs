@@ -15,6 +15,7 @@
 //! not at all. Whatever fails, the process goes on running.
 
 mod asked;
+mod cookies;
 mod core;
 mod error;
 mod extra;
@@ -29,6 +30,7 @@ mod survey;
 mod sys;
 mod write;
 
+pub use cookies::FileOptions;
 pub use error::{DumpError, Result};
 pub use options::{After, DumpOptions, DumpReport};
 pub use preflight::{Obstacle, preflight};

@@ -48,6 +48,11 @@ fn skipped(area: &Area) -> bool {
     area.path.as_ref().is_some_and(|p| p.as_os_str() == "[uprobes]")
 }
 
+/// Whether the area is of a file with an entry of its own; `shmid` is its id then.
+pub(crate) fn of_file(vma: &VmaEntry) -> bool {
+    vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 && vma.status & status::MEMFD == 0
+}
+
 /// The entry of an area, and what the format has no place for.
 pub(crate) fn vma(pid: Pid, area: &Area, files: &mut FileTable) -> Result<(VmaEntry, AreaExtra)> {
     let mut vma = VmaEntry {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::cookies::FileOptions;
+
 /// What becomes of the process after its dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum After {
@@ -31,18 +33,27 @@ pub struct DumpOptions {
     pub threads: usize,
     /// Files that were deleted while open are taken along up to this size in bytes.
     pub ghost_limit: u64,
+    /// What is recorded of files, to know them again at the restore.
+    pub files: FileOptions,
 }
 
 impl DumpOptions {
     /// Dumps `pid` to `images_dir` and kills it; memory is copied by a thread per CPU.
     pub fn new(pid: Pid, images_dir: impl Into<PathBuf>) -> Self {
         let threads = rewake_memdump::CaptureOptions::default().threads;
-        Self { pid, images_dir: images_dir.into(), after: After::default(), threads, ghost_limit: 1 << 20 }
+        Self {
+            pid,
+            images_dir: images_dir.into(),
+            after: After::default(),
+            threads,
+            ghost_limit: 1 << 20,
+            files: FileOptions::default(),
+        }
     }
 }
 
 /// What a dump did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct DumpReport {
     /// Threads of the process.
@@ -65,4 +76,8 @@ pub struct DumpReport {
     pub copying: Duration,
     /// Time of everything.
     pub total: Duration,
+    /// Time that went into hashing files, while the process ran.
+    pub hashing: Duration,
+    /// Files that were looked at, and what could not be recorded of them.
+    pub files: rewake_filecheck::Report,
 }

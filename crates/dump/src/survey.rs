@@ -6,10 +6,11 @@ use std::time::Instant;
 use nix::unistd::Pid;
 use rewake_images::CheckpointWriter;
 use rewake_images::extra::TaskExtra;
-use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry};
+use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
 use rewake_memdump::{Area, CaptureError, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
+use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::objects::{DescriptorTable, FileTable, refused};
@@ -46,6 +47,10 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     }
     let writer = CheckpointWriter::create(&options.images_dir)?;
 
+    let hashing = Instant::now();
+    let mut cookies = FileCookies::prepare(pid, &areas, &options.files);
+    let hashing = hashing.elapsed();
+
     let freezing = Instant::now();
     let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
     let frozen = Instant::now();
@@ -57,11 +62,13 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     }
     let mut files = FileTable::new(options.ghost_limit);
     let mut task = survey(&mut group, &areas, &mut files)?;
+    cookies.take(&mut files, &executable(&task));
     let mut report = DumpReport {
         threads: task.cores.len(),
         mappings: areas.len(),
         descriptors: task.fdinfo.len(),
         freezing: frozen.duration_since(freezing),
+        hashing,
         ..Default::default()
     };
     let copying = Instant::now();
@@ -69,6 +76,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     memory::private(pid, &areas, &writer, options.threads, &mut report, &mut task.extra)?;
     report.copying = copying.elapsed();
     write::images(&writer, &task, &files)?;
+    write::own_cookies(&writer, cookies.own())?;
 
     let how = match options.after {
         After::LeaveRunning => Release::Resume,
@@ -78,6 +86,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
             write::commit(writer, &task)?;
             report.frozen = frozen.elapsed();
             group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
+            report.files = cookies.finish(&task, &files);
             report.total = begun.elapsed();
             return Ok(report);
         }
@@ -85,8 +94,17 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     group.release(how).map_err(DumpError::tracee(pid))?;
     report.frozen = frozen.elapsed();
     write::commit(writer, &task)?;
+    report.files = cookies.finish(&task, &files);
     report.total = begun.elapsed();
     Ok(report)
+}
+
+/// Ids of the files whose code can run.
+fn executable(task: &Task) -> Vec<u32> {
+    let code = |vma: &&VmaEntry| vma.prot & rewake_memdump::Prot::EXEC.bits() != 0 && mm::of_file(vma);
+    let mapped = task.mm.vmas.iter().filter(code);
+    let ids = mapped.filter_map(|vma| u32::try_from(vma.shmid).ok());
+    ids.chain([task.mm.exe_file_id]).collect()
 }
 
 fn capture(pid: Pid) -> impl FnOnce(CaptureError) -> DumpError {

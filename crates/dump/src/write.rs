@@ -98,6 +98,16 @@ fn ghosts(writer: &CheckpointWriter, files: &FileTable) -> Result<()> {
     Ok(())
 }
 
+/// Writes what `reg_file_entry` has no place for. It is brought to disk with everything else.
+pub(crate) fn own_cookies(writer: &CheckpointWriter, own: &rewake_filecheck::OwnCookies) -> Result<()> {
+    if own.is_empty() {
+        return Ok(());
+    }
+    let path = writer.staging_dir().join(rewake_filecheck::own::FILE_NAME);
+    std::fs::write(&path, own.to_text())
+        .map_err(|source| rewake_images::ImageError::Io { path, action: "write", source }.into())
+}
+
 fn clocks() -> TimensEntry {
     let now = |clock| {
         // Neither clock can fail on a kernel that can be dumped on.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::build_id::{self, BuildId};
+use crate::build_id::BuildId;
 use crate::crc::{Crc32c, CrcMode};
 use crate::error::{CookieError, Result};
 use crate::hash::Blake3;
@@ -130,7 +130,7 @@ impl Cookie {
         let before = FileState::of(contents)?;
         (self.size, self.mode) = (Some(before.size), Some(before.mode));
         if parts.build_id {
-            self.build_id = build_id::read(contents)?;
+            self.build_id = hashing.build_id(contents)?;
         }
         if parts.verity {
             self.verity = hashing.verity(contents)?;

@@ -50,6 +50,9 @@ pub enum CookieError {
     /// The time for hashing is used up.
     #[error("the time for hashing is used up")]
     BudgetTime,
+    /// Hashing is over: the task stands, and files are hashed only while it runs.
+    #[error("it was opened or changed after the files were hashed")]
+    NotHashed,
     /// A policy that nobody can read.
     #[error("no file validation called `{text}`: {reason}")]
     Policy {
@@ -74,6 +77,9 @@ pub enum CookieError {
         /// Its parameter.
         parameter: Option<u32>,
     },
+    /// An image cannot be read or written.
+    #[error("cannot use the checkpoint")]
+    Image(#[from] rewake_images::ImageError),
     /// A file of our own cannot be read or written.
     #[error("{path}: cannot {action}", path = path.display())]
     Store {

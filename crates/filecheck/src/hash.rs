@@ -65,6 +65,11 @@ impl Budget {
     /// No limit at all.
     pub const UNLIMITED: Self = Self { bytes: None, until: None };
 
+    /// So many bytes, from now on for so long.
+    pub fn within(bytes: u64, time: std::time::Duration) -> Self {
+        Self { bytes: Some(bytes), until: Instant::now().checked_add(time) }
+    }
+
     /// Takes `bytes` off, before they are read.
     ///
     /// # Errors

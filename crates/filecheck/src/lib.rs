@@ -30,7 +30,7 @@
 //! * [`cookie`] puts them together; [`policy`] says which are asked for and which paths are excepted; [`record`](mod@record)
 //!   takes what can be had and says what could not.
 //! * [`mod@format`] keeps them in `reg_file_entry`, where CRIU checks them too, and [`own`] the rest in a file of our own.
-//! * [`collect`] turns the entries of a checkpoint into a list, [`verify`] compares it, [`report`] tells;
+//! * [`collect`] turns the entries of a checkpoint into a list ([`checkpoint`] reads them), [`verify`] compares it, [`report`] tells;
 //!   [`owner`] knows the package of a library that differs.
 //!
 //! # What is compared
@@ -51,10 +51,10 @@
 //! It opens nothing for a restored task, so a file replaced between the verification and the restore is not noticed.
 //! A file changed within the granularity of its time stamps while it is hashed (a few milliseconds before Linux 6.13) can
 //! escape, as do writes through a mapping of a file on tmpfs, which the kernel does not stamp.
-#![forbid(unsafe_code)]
 
 pub mod build_id;
 pub mod cache;
+pub mod checkpoint;
 pub mod collect;
 pub mod cookie;
 pub mod crc;
@@ -70,11 +70,14 @@ mod parallel;
 pub mod policy;
 pub mod record;
 pub mod report;
+mod sys;
 mod text;
 pub mod verify;
+mod wire;
 
 pub use build_id::BuildId;
 pub use cache::HashCache;
+pub use checkpoint::{Stamped, expected, stamp_checkpoint};
 pub use collect::Collector;
 pub use cookie::{Cookie, Parts, Verity, compares_size};
 pub use crc::{Crc32c, CrcMode};
@@ -85,4 +88,5 @@ pub use own::OwnCookies;
 pub use policy::{Action, Level, PathRule, Policy, Role};
 pub use record::{Recorded, record, stamp};
 pub use report::{Finding, Mismatch, Part, Report, Severity, Use, Verdict};
+pub use sys::measure_verity;
 pub use verify::{Expected, Verifier, verify_all};

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CookieError, Result};
@@ -56,6 +56,19 @@ impl From<&Metadata> for FileState {
             mode: metadata.mode(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl From<&FileStat> for FileState {
+    fn from(stat: &FileStat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size.unsigned_abs(),
+            mode: stat.st_mode,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 }
@@ -125,6 +138,11 @@ impl Held {
         let handle = opened.map_err(fail)?;
         let metadata = handle.metadata().map_err(fail)?;
         Ok(Self { handle, metadata, shown: path.to_owned() })
+    }
+
+    /// How many names it has; none if it was deleted.
+    pub fn links(&self) -> u64 {
+        self.metadata.nlink()
     }
 
     /// What the kernel says of it.

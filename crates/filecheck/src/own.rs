@@ -142,14 +142,15 @@ impl OwnCookies {
                 _ => Ok(()),
             };
         }
+        replace(&path, &self.to_text())
+    }
+
+    /// Its text, for who writes files in a way of his own.
+    pub fn to_text(&self) -> Vec<u8> {
         let document = Document { version: VERSION, files: self.files.values().cloned().collect() };
-        let mut text = serde_json::to_vec_pretty(&document).map_err(|error| CookieError::Store {
-            path: path.clone(),
-            action: "encode",
-            source: error.into(),
-        })?;
+        let mut text = serde_json::to_vec_pretty(&document).expect("plain data with keys of text");
         text.push(b'\n');
-        replace(&path, &text)
+        text
     }
 }
 

@@ -1,14 +1,16 @@
-//! Which package a file belongs to, as far as dpkg's own lists say. For the advice beside a finding: a library that
-//! differs was most likely upgraded.
+//! Which package a file belongs to, as far as dpkg or rpm know. For the advice beside a finding: a library that differs
+//! was most likely upgraded.
 //!
-//! The lists are text and are read directly, so this works on any root, also one that cannot run programs here.
+//! dpkg's lists are text and are read directly, so this works on any root, also one that cannot run programs here. rpm's
+//! data base has had three formats: the machine's own `rpm` is asked, if there is one and the root has a data base.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Where dpkg keeps a list of files per package, below the root.
 const LISTS: &str = "var/lib/dpkg/info";
@@ -16,7 +18,13 @@ const LISTS: &str = "var/lib/dpkg/info";
 /// Bytes read of a list; the longest of a distribution have a few MiB.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 
-/// The packages that own these paths, for those that are owned. On a system without dpkg nothing is.
+/// Where rpm keeps its data base, below the root; the first is that of old distributions.
+const DATA_BASES: [&str; 2] = ["var/lib/rpm", "usr/lib/sysimage/rpm"];
+
+/// Paths asked rpm about at most: each is a process.
+const MAX_ASKED: usize = 100;
+
+/// The packages that own these paths, for those that are owned. On a system without dpkg and rpm nothing is.
 pub fn packages<'a>(root: &Path, paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, String> {
     let mut sought: BTreeMap<Vec<u8>, &Path> = BTreeMap::new();
     for path in paths {
@@ -25,7 +33,10 @@ pub fn packages<'a>(root: &Path, paths: impl IntoIterator<Item = &'a Path>) -> B
         }
     }
     let mut owners = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(root.join(LISTS)) else { return owners };
+    let Ok(entries) = fs::read_dir(root.join(LISTS)) else {
+        let asked: BTreeSet<&Path> = sought.into_values().take(MAX_ASKED).collect();
+        return by_rpm(Path::new("rpm"), root, asked);
+    };
     let mut lists: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     lists.sort();
     for list in lists.iter().filter(|list| list.extension() == Some(OsStr::new("list"))) {
@@ -35,6 +46,24 @@ pub fn packages<'a>(root: &Path, paths: impl IntoIterator<Item = &'a Path>) -> B
         }
     }
     owners
+}
+
+/// Asks rpm, if the root has its data base.
+fn by_rpm(program: &Path, root: &Path, paths: BTreeSet<&Path>) -> BTreeMap<PathBuf, String> {
+    if !DATA_BASES.iter().any(|place| root.join(place).is_dir()) {
+        return BTreeMap::new();
+    }
+    let ask = |path: &Path| {
+        let mut rpm = Command::new(program);
+        rpm.arg("--root")
+            .arg(root)
+            .args(["--query", "--queryformat", "%{NAME}\\n", "--file", "--"])
+            .arg(path);
+        let output = rpm.stdin(Stdio::null()).output().ok().filter(|output| output.status.success())?;
+        let package = String::from_utf8(output.stdout).ok()?.lines().next()?.to_owned();
+        Some((path.to_owned(), package))
+    };
+    paths.into_iter().filter_map(ask).collect()
 }
 
 /// A path as it is and as the lists may have it: with `/usr` merged into the root, both names are in use.
@@ -63,6 +92,21 @@ fn listed<'a>(list: &Path, sought: &BTreeMap<Vec<u8>, &'a Path>) -> Vec<&'a Path
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rpm_is_asked_where_it_has_a_data_base() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let program = dir.path().join("rpm");
+        let script = "#!/bin/sh\n[ \"$1\" = --root ] && [ \"$8\" = /lib/x.so ] && echo libx || exit 1\n";
+        fs::write(&program, script).expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("to be run");
+        let paths = || BTreeSet::from(["/lib/x.so", "/etc/none"].map(Path::new));
+        assert!(by_rpm(&program, dir.path(), paths()).is_empty(), "no data base");
+        fs::create_dir_all(dir.path().join("usr/lib/sysimage/rpm")).expect("a data base");
+        let owners = by_rpm(&program, dir.path(), paths());
+        assert_eq!(owners, BTreeMap::from([("/lib/x.so".into(), "libx".to_owned())]));
+    }
 
     #[test]
     fn owners_by_either_spelling() {

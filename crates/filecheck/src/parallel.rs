@@ -88,7 +88,7 @@ fn subtrees(work: &Work<'_>) -> Result<Vec<ChainingValue>> {
                 }
             }
         }
-        Ok(())
+        Ok::<(), CookieError>(())
     })?;
     Ok(values)
 }

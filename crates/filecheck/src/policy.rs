@@ -151,12 +151,14 @@ pub struct Policy {
     pub insist: Level,
     /// Exceptions; the first that fits a path counts.
     pub rules: Vec<PathRule>,
+    /// Other permission bits are only a warning. Another type of file still differs.
+    pub any_mode: bool,
 }
 
 impl Policy {
     /// The same level for recording and insisting, no exceptions.
     pub fn at(level: Level) -> Self {
-        Self { record: level, insist: level, rules: Vec::new() }
+        Self { record: level, insist: level, ..Self::default() }
     }
 
     /// The exception for a path, if any.

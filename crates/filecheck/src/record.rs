@@ -92,7 +92,7 @@ pub fn stamp(
     hashing: Hashing,
 ) -> Result<(OwnCookies, Report, Hashing)> {
     // What is there already is compared in full, whatever is to be recorded.
-    let as_recorded = Policy { record: policy.record, insist: Level::Auto, rules: policy.rules.clone() };
+    let as_recorded = Policy { insist: Level::Auto, ..policy.clone() };
     let mut verifier = Verifier::new(root, &as_recorded)?.with_hashing(hashing);
     let mut report = verifier.verify(entries)?;
     // That a part is not there yet is why we are called.

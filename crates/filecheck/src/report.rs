@@ -1,7 +1,8 @@
 //! What a verification found: plain data, serialisable, and readable as text.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
@@ -9,6 +10,7 @@ use crate::build_id::BuildId;
 use crate::cookie::Verity;
 use crate::crc::CrcMode;
 use crate::hash::Blake3;
+use crate::owner;
 
 /// How a task uses a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -250,6 +252,8 @@ pub struct Report {
     pub bytes_hashed: u64,
     /// In the order of the files given; several for one file are together.
     pub findings: Vec<Finding>,
+    /// The packages that own files which differ, as far as [`Report::name_packages`] found them.
+    pub packages: BTreeMap<PathBuf, String>,
 }
 
 /// The answer in one word.
@@ -273,6 +277,29 @@ impl Report {
             Some(Severity::Note | Severity::Warning) | None => Verdict::Same,
         }
     }
+
+    /// Looks up, below `root`, the packages that own the files which differ: what has to be up- or downgraded.
+    pub fn name_packages(&mut self, root: &Path) {
+        let differing = self.findings.iter().filter(|finding| finding.severity == Severity::Differs);
+        self.packages = owner::packages(root, differing.map(|finding| finding.path.as_path()));
+    }
+
+    /// What can be done about a file, if anything is known.
+    fn advice(&self, finding: &Finding) -> Option<String> {
+        let path = finding.path.display();
+        let grown = matches!(finding.what, Mismatch::Size { expected, found } if found > expected);
+        match self.packages.get(&finding.path) {
+            Some(package) => Some(format!("it is of package {package}: install the version of the dump")),
+            None if grown => Some(format!("if it may grow, the exception `grow:{path}` lets it pass")),
+            None => None,
+        }
+    }
+}
+
+/// Whether nothing worse is said of the same file later.
+fn last_of_file(findings: &[Finding], finding: &Finding) -> bool {
+    let differing = |other: &&Finding| other.id == finding.id && other.severity == Severity::Differs;
+    findings.iter().rfind(differing) == Some(finding)
 }
 
 impl fmt::Display for Report {
@@ -290,6 +317,9 @@ impl fmt::Display for Report {
             }
             let mark = if finding.severity == Severity::Warning { "warning: " } else { "" };
             writeln!(f, "  {mark}{}", finding.what)?;
+            if finding.severity == Severity::Differs && last_of_file(&self.findings, finding) {
+                self.advice(finding).iter().try_for_each(|advice| writeln!(f, "  -> {advice}"))?;
+            }
         }
         let notes = self.findings.iter().filter(|finding| finding.severity == Severity::Note).count();
         if notes > 0 {

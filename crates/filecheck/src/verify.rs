@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::build_id;
 use crate::cookie::{ATTEMPTS, Cookie};
 use crate::error::{CookieError, Result};
 use crate::hashing::Hashing;
@@ -108,7 +107,7 @@ impl<'a> Verifier<'a> {
         let state = held.state();
         let mut found: Vec<(Severity, Mismatch)> = attributes(&entry.cookie, &state, may_grow)
             .into_iter()
-            .map(|what| (Severity::Differs, what))
+            .map(|what| (self.severity(&what), what))
             .collect();
         if !state.is_regular() || may_grow {
             return found;
@@ -131,6 +130,13 @@ impl<'a> Verifier<'a> {
         found
     }
 
+    fn severity(&self, what: &Mismatch) -> Severity {
+        match what {
+            Mismatch::Mode { .. } if self.policy.any_mode => Severity::Warning,
+            _ => Severity::Differs,
+        }
+    }
+
     /// Compares one part that needs the contents.
     fn contents(&mut self, entry: &Expected, contents: &File, part: Part) -> Option<(Severity, Mismatch)> {
         let mut compared = self.compare_part(entry, contents, part);
@@ -148,7 +154,7 @@ impl<'a> Verifier<'a> {
 
     fn compare_part(&mut self, entry: &Expected, contents: &File, part: Part) -> Result<Option<Mismatch>> {
         match part {
-            Part::BuildId => compare_build_id(&entry.cookie, contents),
+            Part::BuildId => self.compare_build_id(&entry.cookie, contents),
             Part::Verity => self.compare_verity(&entry.cookie, contents),
             Part::Checksum => self.compare_checksum(&entry.cookie, contents),
             Part::Blake3 => self.compare_blake3(&entry.cookie, contents),
@@ -157,18 +163,27 @@ impl<'a> Verifier<'a> {
     }
 
     /// Whether the kernel vouches for the same contents, in which case nothing needs to be read.
-    fn same_verity(&self, cookie: &Cookie, contents: &File) -> bool {
+    fn same_verity(&mut self, cookie: &Cookie, contents: &File) -> bool {
         // Without an answer the contents are read, so errors lose nothing here.
         cookie.verity.is_some() && self.hashing.verity(contents).is_ok_and(|found| found == cookie.verity)
     }
 
-    fn compare_verity(&self, cookie: &Cookie, contents: &File) -> Result<Option<Mismatch>> {
+    fn compare_verity(&mut self, cookie: &Cookie, contents: &File) -> Result<Option<Mismatch>> {
         let Some(expected) = cookie.verity.clone() else { return Ok(None) };
         match self.hashing.verity(contents)? {
             Some(found) if found == expected => Ok(None),
             Some(found) => Ok(Some(Mismatch::Verity { expected, found })),
             None => Err(CookieError::NoVerity),
         }
+    }
+
+    fn compare_build_id(&mut self, cookie: &Cookie, contents: &File) -> Result<Option<Mismatch>> {
+        let Some(expected) = &cookie.build_id else { return Ok(None) };
+        let found = self.hashing.build_id(contents)?;
+        if found.as_ref().is_some_and(|found| found.same_padded(expected)) {
+            return Ok(None);
+        }
+        Ok(Some(Mismatch::BuildId { expected: expected.clone(), found }))
     }
 
     fn compare_checksum(&mut self, cookie: &Cookie, contents: &File) -> Result<Option<Mismatch>> {
@@ -189,15 +204,6 @@ impl<'a> Verifier<'a> {
         let found = self.hashing.blake3(contents)?;
         Ok((found != expected).then_some(Mismatch::Blake3 { expected, found }))
     }
-}
-
-fn compare_build_id(cookie: &Cookie, contents: &File) -> Result<Option<Mismatch>> {
-    let Some(expected) = &cookie.build_id else { return Ok(None) };
-    let found = build_id::read(contents)?;
-    if found.as_ref().is_some_and(|found| found.same_padded(expected)) {
-        return Ok(None);
-    }
-    Ok(Some(Mismatch::BuildId { expected: expected.clone(), found }))
 }
 
 fn not_opened(error: CookieError) -> (Severity, Mismatch) {

@@ -29,7 +29,9 @@ use crate::{aspace, memory, state, threads, verify};
 /// Whatever was created by then is gone.
 pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> Result<RestoreReport> {
     let begun = Instant::now();
-    verify::files(plan, checkpoint, &options.policy)?;
+    let checking = Instant::now();
+    let files_checked = verify::files(plan, checkpoint, options)?;
+    let checking = checking.elapsed();
     let tc = plan.task.cores.first().and_then(|(_, core)| core.tc.as_ref());
     let tc = tc.ok_or_else(|| {
         RestoreError::inconsistent("the first core image", "it says nothing of the process")
@@ -47,6 +49,8 @@ pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> 
         mappings: plan.areas.len(),
         descriptors: plan.descriptors.len(),
         pages,
+        checking,
+        files: files_checked,
         ..Default::default()
     };
     let stopped = options.leave_stopped || plan.stopped;

@@ -31,11 +31,14 @@ pub enum RestoreError {
         what: String,
     },
     /// Files are not what they were when the process was dumped.
-    #[error("files differ from those of the dump:\n{report}")]
+    #[error("files are not known to be those of the dump:\n{report}")]
     Files {
-        /// Every difference.
-        report: String,
+        /// Every difference, and whatever could not be checked.
+        report: Box<rewake_filecheck::Report>,
     },
+    /// What the checkpoint says of its files cannot be used.
+    #[error("cannot check the files of the checkpoint")]
+    FileCheck(#[from] rewake_filecheck::CookieError),
     /// A process or thread id is taken.
     #[error("pid {pid} is in use")]
     PidInUse {

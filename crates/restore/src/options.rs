@@ -15,19 +15,21 @@ pub struct RestoreOptions {
     pub threads: usize,
     /// Which files must be what they were.
     pub policy: rewake_filecheck::Policy,
+    /// Hashes of files remembered between runs; `None` is none.
+    pub hash_cache: Option<PathBuf>,
 }
 
 impl RestoreOptions {
     /// Restores the checkpoint in `images_dir`; memory is copied by a thread per CPU.
     pub fn new(images_dir: impl Into<PathBuf>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let policy = rewake_filecheck::Policy::at(rewake_filecheck::Level::BuildId);
-        Self { images_dir: images_dir.into(), leave_stopped: false, threads, policy }
+        let policy = rewake_filecheck::Policy::default();
+        Self { images_dir: images_dir.into(), leave_stopped: false, threads, policy, hash_cache: None }
     }
 }
 
 /// What a restore did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RestoreReport {
     /// The process, a child of the caller.
@@ -42,6 +44,10 @@ pub struct RestoreReport {
     pub pages: u64,
     /// Time that went into memory.
     pub copying: Duration,
+    /// Time that went into checking files, before anything was created.
+    pub checking: Duration,
+    /// The files that were checked, with what was let pass.
+    pub files: rewake_filecheck::Report,
     /// Time of everything.
     pub total: Duration,
 }

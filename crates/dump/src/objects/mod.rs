@@ -26,7 +26,7 @@ use crate::{proc, sys};
 pub(crate) use memfd::SharedObject;
 pub(crate) use pipe::{other_end_is_open, readable};
 pub(crate) use regfile::reachable;
-pub(crate) use table::{FileTable, refused};
+pub(crate) use table::{FileTable, NamedFile, refused};
 
 /// Why an object cannot be dumped.
 #[derive(Debug, Clone, PartialEq, Eq)]

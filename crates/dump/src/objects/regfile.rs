@@ -12,12 +12,11 @@ use crate::error::Result;
 /// What `pos` is for a file that cannot seek.
 const NO_POSITION: u64 = u64::MAX;
 
-pub(super) fn survey(file: &OpenFile, path: String, build_id: Vec<u32>, id: u32) -> RegFileEntry {
+pub(super) fn survey(file: &OpenFile, path: String, id: u32) -> RegFileEntry {
     let position = lseek(&file.dup, 0, Whence::SeekCur).ok().and_then(|pos| u64::try_from(pos).ok());
     let mut reg = named(path, &file.stat, file.flags, id);
     reg.pos = position.unwrap_or(NO_POSITION);
     reg.fown = file.fown();
-    reg.build_id = build_id;
     reg
 }
 

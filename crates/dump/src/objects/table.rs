@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::Pid;
+use rewake_filecheck::open::FileState;
 use rewake_images::Kind;
 use rewake_images::proto::{FdTypes, FileEntry, PipeDataEntry, RegFileEntry, RemapFilePathEntry, RemapType};
 
@@ -53,8 +54,26 @@ pub(crate) struct FileTable {
     mapped: HashMap<(Identity, u32), MappedFile>,
     shared_ids: HashMap<Identity, u32>,
     ghost_ids: HashMap<Identity, u32>,
-    build_ids: HashMap<Identity, Vec<u32>>,
+    /// Files that have cookies, to be put in when it is known what is done with them.
+    pub(crate) named: Vec<NamedFile>,
     ghost_limit: u64,
+}
+
+/// A regular file that has an entry.
+#[derive(Debug)]
+pub(crate) struct NamedFile {
+    /// Place of its entry in the table.
+    place: usize,
+    pub(crate) state: FileState,
+    /// Leads to the very file the task has.
+    pub(crate) link: PathBuf,
+    pub(crate) deleted: bool,
+}
+
+impl NamedFile {
+    pub(crate) fn entry<'a>(&self, files: &'a mut FileTable) -> Option<&'a mut RegFileEntry> {
+        files.entries.get_mut(self.place)?.reg.as_mut()
+    }
 }
 
 #[derive(Debug)]
@@ -119,12 +138,8 @@ impl FileTable {
         let entry = match kind {
             ObjectKind::Path => {
                 let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), id).map_err(&refused)?;
-                regfile::file_entry(regfile::survey(
-                    &file,
-                    path,
-                    self.build_id(file.dup.as_fd(), &file.stat),
-                    id,
-                ))
+                self.note_cookie(&file.stat, format!("/proc/{}/fd/{}", file.pid, file.fd));
+                regfile::file_entry(regfile::survey(&file, path, id))
             }
             ObjectKind::Memfd => {
                 let inode_id = self
@@ -153,7 +168,7 @@ impl FileTable {
         let regf_id = self.next_id();
         let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), regf_id);
         let path = path.map_err(|refusal| refused(file.pid, &what, refusal))?;
-        self.entries.push(regfile::file_entry(regfile::survey(&file, path, Vec::new(), regf_id)));
+        self.entries.push(regfile::file_entry(regfile::survey(&file, path, regf_id)));
         let id = self.next_id();
         self.note_pipe(&file, Kind::FifoData)?;
         self.entries.push(pipe::survey_fifo(&file, id, regf_id)?);
@@ -202,9 +217,8 @@ impl FileTable {
             let name = self.path_of(&stat, &path, file.as_fd(), id);
             let name =
                 name.map_err(|refusal| refused(pid, &format!("{link} ({})", path.display()), refusal))?;
-            let mut reg: RegFileEntry = regfile::named(name, &stat, flags, id);
-            reg.build_id = self.build_id(file.as_fd(), &stat);
-            regfile::file_entry(reg)
+            self.note_cookie(&stat, format!("/proc/{pid}/{link}"));
+            regfile::file_entry(regfile::named(name, &stat, flags, id))
         };
         self.entries.push(entry);
         let mapped = MappedFile { id, memfd: shared_memory };
@@ -259,22 +273,14 @@ impl FileTable {
         Ok(id)
     }
 
-    fn build_id(&mut self, file: BorrowedFd<'_>, stat: &FileStat) -> Vec<u32> {
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size < SMALLEST_ELF {
-            return Vec::new();
+    /// The entry that is made next is of this file.
+    fn note_cookie(&mut self, stat: &FileStat, link: String) {
+        let state = FileState::from(stat);
+        if state.is_regular() {
+            let (place, deleted) = (self.entries.len(), stat.st_nlink == 0);
+            self.named.push(NamedFile { place, state, link: link.into(), deleted });
         }
-        self.build_ids.entry(identity(stat)).or_insert_with(|| read_build_id(file)).clone()
     }
-}
-
-/// Of the header alone, in bytes: what is shorter has no build-id, and many files of a process are.
-const SMALLEST_ELF: i64 = 52;
-
-/// A file that cannot be read has no build-id as far as anybody can tell.
-fn read_build_id(file: BorrowedFd<'_>) -> Vec<u32> {
-    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
-    let build_id = again.and_then(|file| rewake_filecheck::build_id::read(&file).ok().flatten());
-    build_id.map(|id| id.to_words()).unwrap_or_default()
 }
 
 fn open_path(path: &Path) -> std::io::Result<File> {

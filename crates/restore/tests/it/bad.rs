@@ -73,7 +73,7 @@ kernel_test! {
         std::fs::write(&program, &bytes).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let error = restore(&RestoreOptions::new(&images)).unwrap_err();
-        assert!(matches!(&error, RestoreError::Files { report } if report.contains("program")), "{error}");
+        assert!(matches!(&error, RestoreError::Files { report } if report.to_string().contains("program")), "{error}");
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "a process was created");
     }
 }

@@ -1,0 +1,240 @@
+//! Cookies of files, to know them again at the restore: hashed while the process runs, looked up while it stands.
+//!
+//! A cookie belongs to the open file the task has, reached through `/proc/PID/fd` and `map_files`, whatever its path
+//! leads to now. That nothing changed between the hash and the freeze is told by device, inode, size and time stamps.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use rewake_filecheck::open::{FileState, Held};
+use rewake_filecheck::record::asked;
+use rewake_filecheck::{
+    Budget, Collector, Finding, HashCache, Hashing, Mismatch, OwnCookies, Parts, Policy, Report, Role,
+    Severity, measure_verity, record,
+};
+use rewake_images::proto::RegFileEntry;
+use rewake_memdump::{Area, AreaKind, Prot, VmFlags};
+
+use crate::error::Result;
+use crate::objects::{FileTable, NamedFile};
+use crate::preflight::list;
+use crate::proc;
+use crate::survey::Task;
+
+/// How files are looked at during a dump.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FileOptions {
+    /// What is recorded of which file.
+    pub policy: Policy,
+    /// Bytes that may be hashed. Files beyond are in the report; the smallest come first.
+    pub hash_bytes: u64,
+    /// Time that may go into hashing.
+    pub hash_time: Duration,
+    /// Hashes remembered between runs; `None` is none.
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for FileOptions {
+    /// As [`Policy::default`]; at most 4 GiB and ten seconds of hashing.
+    fn default() -> Self {
+        let hash_time = Duration::from_secs(10);
+        Self { policy: Policy::default(), hash_bytes: 4 << 30, hash_time, cache: None }
+    }
+}
+
+/// A file of the running process.
+struct Seen {
+    link: PathBuf,
+    state: FileState,
+    role: Role,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// What is known of the files before the process stands, and what could not be known.
+#[derive(Debug)]
+pub(crate) struct FileCookies {
+    options: FileOptions,
+    hashing: Hashing,
+    /// Why a hash is missing.
+    lacking: HashMap<FileState, Vec<Mismatch>>,
+    own: OwnCookies,
+    report: Report,
+}
+
+impl FileCookies {
+    /// Hashes the files of a process that runs, as far as the policy asks for it and the budget goes. Whatever goes
+    /// wrong is told when the cookies are taken.
+    pub(crate) fn prepare(pid: Pid, areas: &[Area], options: &FileOptions) -> Self {
+        let budget = Budget::within(options.hash_bytes, options.hash_time);
+        let mut hashing = Hashing::unlimited().with_verity(measure_verity).with_budget(budget);
+        if let Some(path) = &options.cache {
+            match HashCache::read(path) {
+                Ok(cache) => hashing = hashing.with_cache(cache),
+                Err(error) => tracing::warn!(%error, "hashes of earlier runs cannot be used"),
+            }
+        }
+        let mut lacking = HashMap::new();
+        let mut seen = seen(pid, areas);
+        seen.sort_by_key(|file| file.state.size);
+        for file in seen {
+            let Ok(path) = std::fs::read_link(&file.link) else { continue };
+            let parts = asked(&options.policy, &path, file.role);
+            // Closed or unmapped since: no cookie will be wanted.
+            let Ok(held) = Held::at(&file.link) else { continue };
+            if held.links() == 0 || hashing.known(&held.state(), parts).is_some() {
+                continue;
+            }
+            let findings = record(&held, parts, &mut hashing).findings(0, &path);
+            if !findings.is_empty() {
+                lacking.insert(held.state(), findings.into_iter().map(|finding| finding.what).collect());
+            }
+        }
+        hashing.known_only();
+        let report = Report::default();
+        Self { options: options.clone(), hashing, lacking, own: OwnCookies::default(), report }
+    }
+
+    /// Puts cookies into the entries of a process that stands. Nothing is hashed.
+    pub(crate) fn take(&mut self, files: &mut FileTable, executable: &[u32]) {
+        let mut roles: HashMap<Identity, Role> = HashMap::new();
+        let named = std::mem::take(&mut files.named);
+        for file in &named {
+            let Some(reg) = file.entry(files) else { continue };
+            let role = roles.entry(identity(&file.state)).or_default();
+            role.writable |= writable(reg.flags);
+            role.executable |= executable.contains(&reg.id);
+        }
+        for file in &named {
+            let role = roles.get(&identity(&file.state)).copied().unwrap_or_default();
+            if let Some(reg) = file.entry(files) {
+                self.one(file, role, reg);
+            }
+        }
+        self.report.bytes_hashed = self.hashing.bytes_hashed();
+    }
+
+    fn one(&mut self, file: &NamedFile, role: Role, reg: &mut RegFileEntry) {
+        self.report.files += 1;
+        let path = Path::new(&reg.name);
+        let asked = asked(&self.options.policy, path, role);
+        // The contents of a deleted file go along, nothing can take its place.
+        let parts = if file.deleted { Parts { build_id: asked.build_id, ..Parts::SIZE } } else { asked };
+        let cookie = match self.hashing.known(&file.state, parts) {
+            Some(cookie) => cookie,
+            None => self.look(file, parts, reg.id, path),
+        };
+        rewake_filecheck::format::store(&cookie, reg);
+        self.own.insert(reg.id, &reg.name, &cookie);
+    }
+
+    /// The cookie of a file that was opened, or changed, after the others were hashed; or that could not be hashed.
+    fn look(&mut self, file: &NamedFile, parts: Parts, id: u32, path: &Path) -> rewake_filecheck::Cookie {
+        let recorded = match Held::at(&file.link) {
+            Ok(held) => record(&held, parts, &mut self.hashing),
+            Err(error) => {
+                let size = self.hashing.known(&file.state, Parts::SIZE).unwrap_or_default();
+                let lacking = vec![(rewake_filecheck::Part::Attributes, error)];
+                rewake_filecheck::Recorded { cookie: size, lacking }
+            }
+        };
+        let earlier = self.lacking.get(&file.state).map(Vec::as_slice).unwrap_or_default();
+        for mut finding in recorded.findings(id, path) {
+            if let Some(reason) = earlier.iter().find(|what| same_part(what, &finding.what)) {
+                finding.what = reason.clone();
+            }
+            self.report.findings.push(finding);
+        }
+        recorded.cookie
+    }
+
+    /// What the format has no place for.
+    pub(crate) fn own(&self) -> &OwnCookies {
+        &self.own
+    }
+
+    /// Which cookies could not be had, and who uses those files. What was learned goes into the cache.
+    pub(crate) fn finish(self, task: &Task, files: &FileTable) -> Report {
+        if let (Some(path), Some(cache)) = (&self.options.cache, self.hashing.cache())
+            && let Err(error) = cache.write(path)
+        {
+            tracing::warn!(%error, "hashes cannot be kept for later runs");
+        }
+        let mut report = self.report;
+        if !report.findings.is_empty() {
+            name_users(&mut report.findings, task, files);
+        }
+        for finding in report.findings.iter().filter(|finding| finding.severity > Severity::Note) {
+            tracing::warn!("{}: {}", finding.path.display(), finding.what);
+        }
+        report
+    }
+}
+
+fn name_users(findings: &mut [Finding], task: &Task, files: &FileTable) {
+    let mut collector = Collector::default();
+    let pid = task.pid.as_raw().unsigned_abs();
+    for reg in files.entries.iter().filter_map(|entry| entry.reg.as_ref()) {
+        // Its checksum is one that we calculated.
+        let _ = collector.file(reg);
+    }
+    task.mm.vmas.iter().for_each(|vma| collector.mapping(pid, vma));
+    task.fdinfo.iter().for_each(|descriptor| collector.descriptor(pid, descriptor));
+    collector.memory(pid, &task.mm);
+    let users: BTreeMap<u32, _> =
+        collector.finish(&OwnCookies::default()).into_iter().map(|file| (file.id, file.users)).collect();
+    for finding in findings {
+        finding.users = users.get(&finding.id).cloned().unwrap_or_default();
+    }
+}
+
+fn same_part(one: &Mismatch, other: &Mismatch) -> bool {
+    match (one, other) {
+        (Mismatch::Unreadable { part, .. }, Mismatch::Unreadable { part: other, .. }) => part == other,
+        _ => false,
+    }
+}
+
+fn identity(state: &FileState) -> Identity {
+    (state.dev, state.inode)
+}
+
+fn writable(flags: u32) -> bool {
+    flags & libc::O_ACCMODE.unsigned_abs() != libc::O_RDONLY.unsigned_abs()
+}
+
+/// The regular files that a process has mapped or open at this moment, each once with everything that is done with it.
+fn seen(pid: Pid, areas: &[Area]) -> Vec<Seen> {
+    let mut all: HashMap<Identity, Seen> = HashMap::new();
+    let mut note = |link: PathBuf, executable: bool, writable: bool| {
+        let Ok(held) = Held::at(&link) else { return };
+        let state = held.state();
+        if state.is_regular() {
+            let file = all.entry(identity(&state)).or_insert(Seen { link, state, role: Role::default() });
+            file.role.executable |= executable;
+            file.role.writable |= writable;
+        }
+    };
+    note(PathBuf::from(format!("/proc/{pid}/exe")), true, false);
+    for area in areas {
+        if matches!(area.kind, AreaKind::FilePrivate | AreaKind::FileShared) {
+            let writable = area.shared && area.vm_flags.contains(VmFlags::MAY_WRITE);
+            note(area.map_files(pid), area.prot.contains(Prot::EXEC), writable);
+        }
+    }
+    for fd in list(pid, "fd").unwrap_or_default() {
+        let flags = open_flags(pid, fd).unwrap_or(0);
+        note(PathBuf::from(format!("/proc/{pid}/fd/{fd}")), false, writable(flags));
+    }
+    all.into_values().collect()
+}
+
+fn open_flags(pid: Pid, fd: i32) -> Result<u32> {
+    let text = proc::read(pid, &format!("fdinfo/{fd}"))?;
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    Ok(flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0))
+}
