@@ -143,9 +143,9 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// The path is copied only if there is an error to tell.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, action, source }
+        move |source| Self::Io { path: path.into(), action, source }
     }
 }
 

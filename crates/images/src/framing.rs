@@ -12,7 +12,7 @@ use crate::required;
 use crate::{Layout, proto};
 
 /// One entry as it stands in the file. `message` keeps every byte, so unknown fields survive reading and writing back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Index in the image.
     pub index: u64,
@@ -23,6 +23,9 @@ pub struct Entry {
     /// The bytes that follow it, paddings included.
     pub payload: Vec<u8>,
 }
+
+/// As much of an entry is taken from a stream at once; of longer ones what comes, as it comes.
+const UNSIZED_STEP: u64 = 64 << 10;
 
 /// Reads the entries of one image, one at a time. Ends after the first error.
 #[derive(Debug)]
@@ -138,12 +141,22 @@ impl<R: Read> ImageReader<R> {
     /// # Errors
     /// [`ImageError::Io`], [`ImageError::Truncated`]; [`ImageError::Decode`] when the length of the bytes that follow cannot be told.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+        let mut entry = Entry::default();
+        Ok(self.read_entry(&mut entry)?.then_some(entry))
+    }
+
+    /// As [`Self::next_entry`], into an entry whose buffers are used again: for images of many small entries. `false` at
+    /// the end; what `entry` holds then, or after an error, means nothing.
+    ///
+    /// # Errors
+    /// As [`Self::next_entry`].
+    pub fn read_entry(&mut self, entry: &mut Entry) -> Result<bool> {
         if self.done || self.left == 0 {
-            return Ok(None);
+            return Ok(false);
         }
-        let entry = self.read_entry().transpose();
-        self.done = !matches!(entry, Some(Ok(_)));
-        entry.transpose()
+        let read = self.fill_entry(entry);
+        self.done = !matches!(read, Ok(true));
+        read
     }
 
     /// The next entry decoded, with the bytes after it.
@@ -155,14 +168,13 @@ impl<R: Read> ImageReader<R> {
         Ok(Some((decode(&self.path, &entry)?, entry.payload)))
     }
 
-    fn read_entry(&mut self) -> Result<Option<Entry>> {
-        let Some(size) = self.word_or_end()? else { return Ok(None) };
-        let offset = self.offset;
-        let message = self.bytes(u64::from(size))?;
-        let mut entry = Entry { index: self.index, offset, message, payload: Vec::new() };
-        entry.payload = self.payload(&entry)?;
+    fn fill_entry(&mut self, entry: &mut Entry) -> Result<bool> {
+        let Some(size) = self.word_or_end()? else { return Ok(false) };
+        (entry.index, entry.offset) = (self.index, self.offset);
+        self.bytes_into(u64::from(size), &mut entry.message)?;
+        entry.payload = self.payload(entry)?;
         self.index += 1;
-        Ok(Some(entry))
+        Ok(true)
     }
 
     fn payload(&mut self, entry: &Entry) -> Result<Vec<u8>> {
@@ -250,18 +262,31 @@ impl<R: Read> ImageReader<R> {
     }
 
     fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
-        self.check(len)?;
         let mut bytes = Vec::new();
-        if self.sized {
-            bytes.reserve_exact(usize::try_from(len).expect("no longer than the file, which was checked"));
+        self.bytes_into(len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Replaces what is in `bytes`.
+    fn bytes_into(&mut self, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        self.check(len)?;
+        let known = if self.sized { len } else { len.min(UNSIZED_STEP) };
+        bytes.resize(usize::try_from(known).expect("no longer than the file, which was checked"), 0);
+        match self.input.read_exact(bytes) {
+            Ok(()) => {}
+            // A file that became shorter while it was read, or a stream that ended.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.truncated(len, 0)),
+            Err(error) => return Err(ImageError::io(&self.path, "read")(error)),
         }
-        let read = self.input.by_ref().take(len).read_to_end(&mut bytes);
-        let found = read.map_err(ImageError::io(&self.path, "read"))? as u64;
-        if found < len {
-            return Err(self.truncated(len, found));
+        if known < len {
+            let read = self.input.by_ref().take(len - known).read_to_end(bytes);
+            let found = known + read.map_err(ImageError::io(&self.path, "read"))? as u64;
+            if found < len {
+                return Err(self.truncated(len, found));
+            }
         }
         self.advance(len);
-        Ok(bytes)
+        Ok(())
     }
 
     /// All that is left.

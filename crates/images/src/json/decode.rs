@@ -81,7 +81,8 @@ pub fn decode_image<R: Read>(
     out.string(row.magic_name.as_bytes());
     out.key("entries");
     out.open(b'[');
-    while let Some(entry) = image.next_entry()? {
+    let mut entry = Entry::default();
+    while image.read_entry(&mut entry)? {
         out.element();
         let message = if entry.index == 0 { first } else { rest };
         put_entry(row.payload, message, image.path(), &entry, style, &mut out)?;
@@ -121,7 +122,8 @@ fn put_entry(
 pub fn count_entries<R: Read>(image: &mut ImageReader<R>) -> Result<(&'static str, u64)> {
     let row = image.kind().info();
     let mut count = 0_u64;
-    while image.next_entry()?.is_some() {
+    let mut entry = Entry::default();
+    while image.read_entry(&mut entry)? {
         count += 1;
     }
     let is_pagemap = row.count == Count::HeadArray && matches!(row.kind, Kind::Pagemap | Kind::PagemapShmem);

@@ -1,9 +1,9 @@
 //! JSON to images.
 
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
-use super::parse::Parser;
+use super::parse::{Parser, Part};
 use super::parse_payload::{self, Wants};
 use super::read::{Place, Reader};
 use super::schema::{Message, Schema};
@@ -57,9 +57,11 @@ fn put_entries<R: Read, W: Write>(row: &KindInfo, reader: &mut Reader<R>, output
     let schema = Schema::get();
     let first = schema.find(row.entry).expect("tests look each one up");
     let rest = row.rest.map_or(first, |name| schema.find(name).expect("tests look each one up"));
-    let mut image = ImageWriter::new(row.kind, Layout::V11, "the image", output)?;
+    let mut image =
+        ImageWriter::new(row.kind, Layout::V11, "the image", BufWriter::with_capacity(64 << 10, output))?;
     let mut message = first;
-    let mut encoder = Encoder { payload: row.payload, bytes: Vec::new(), payload_bytes: Vec::new() };
+    let mut encoder =
+        Encoder { payload: row.payload, bytes: Vec::new(), payload_bytes: Vec::new(), parts: Vec::new() };
     reader.open(b'[')?;
     while reader.element()? {
         encoder.entry(message, message.name == row.entry && row.rest.is_some(), reader)?;
@@ -74,6 +76,7 @@ struct Encoder {
     payload: Payload,
     bytes: Vec<u8>,
     payload_bytes: Vec<u8>,
+    parts: Vec<Part>,
 }
 
 impl Encoder {
@@ -83,13 +86,14 @@ impl Encoder {
         reader.next()?;
         let place = reader.place();
         let mut extra = None;
-        Parser { reader, extra: Some(&mut extra) }.message(message, &mut self.bytes)?;
+        self.parts.clear();
+        Parser { reader, parts: &mut self.parts, extra: Some(&mut extra) }
+            .message(message, &mut self.bytes)?;
         let wants = Wants { payload: self.payload, is_head, message: &self.bytes };
-        let path = reader.path().to_owned();
         match extra {
             None => parse_payload::without_extra(&wants).map_err(|what| reader.error_at(place, what)),
             Some((text, place)) => {
-                let mut extra = Reader::new(&path, text.as_slice()).starting_at(place);
+                let mut extra = Reader::new(reader.path(), text.as_slice()).starting_at(place);
                 parse_payload::parse(&wants, &mut extra, &mut self.payload_bytes)
             }
         }

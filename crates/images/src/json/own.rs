@@ -1,6 +1,7 @@
 //! The messages of our own image, which is not in the descriptors: see [`crate::extra`].
 
-use super::schema::{Field, Int, Message, Render, Type};
+use super::schema::{Field, Int, Message, Render, Type, json_key};
+use super::wire::{encoded_key, wire_type_of};
 
 /// Appends them to `messages`.
 pub(super) fn add_messages(messages: &mut Vec<Message>) {
@@ -46,8 +47,9 @@ fn message(name: &str, fields: Vec<Field>) -> Message {
 }
 
 fn field(number: u32, name: &str, ty: Type) -> Field {
-    let (name, render) = (name.to_owned(), Render::Plain);
-    Field { number, name, repeated: false, required: false, packed: false, ty, render }
+    let (json_key, name, render) = (json_key(name), name.to_owned(), Render::Plain);
+    let wire_key = encoded_key(number, wire_type_of(ty));
+    Field { number, name, json_key, wire_key, repeated: false, required: false, packed: false, ty, render }
 }
 
 fn repeated(number: u32, name: &str, ty: Type) -> Field {

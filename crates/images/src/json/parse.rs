@@ -6,18 +6,21 @@ use super::read::{Next, Place, Reader};
 use super::render::{address_words, device_value};
 use super::schema::{Field, Int, Message, Render, Schema, Type};
 use super::text;
-use super::wire::{bits, put_number, put_varint, wire_type_of};
+use super::wire::{bits, bits_of_whole, encoded_key, put_number, put_varint, wire_type_of};
 use crate::error::Result;
 
 /// Reads the object of one entry.
 pub(super) struct Parser<'r, R> {
     pub(super) reader: &'r mut Reader<R>,
+    /// The fields read so far of the objects that are open, innermost last. Kept by the caller, who uses it again.
+    pub(super) parts: &'r mut Vec<Part>,
     /// Takes the text of the key `extra`, if it comes; only the outermost object has one.
     pub(super) extra: Option<&'r mut Option<(Vec<u8>, Place)>>,
 }
 
 /// The bytes of one field in the output.
-struct Part {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
     field: usize,
     start: usize,
     end: usize,
@@ -31,10 +34,25 @@ impl<R: Read> Parser<'_, R> {
         let place = self.reader.place();
         self.reader.open(b'{')?;
         let base = out.len();
-        let mut parts: Vec<Part> = Vec::with_capacity(message.fields.len().min(16));
+        let first_part = self.parts.len();
         let mut sorted = true;
+        let mut guess = 0;
         loop {
-            let guess = parts.last().map_or(0, |part| part.field + 1);
+            let likely = message.fields.get(guess..).unwrap_or_default();
+            if let Some((ahead, field)) =
+                self.reader.takes_key(likely).and_then(|i| Some((i, likely.get(i)?)))
+            {
+                let start = out.len();
+                if !self.whole_number(field, out) {
+                    self.field(message, field, out)?;
+                }
+                self.parts.push(Part { field: guess + ahead, start, end: out.len() });
+                guess += ahead + 1;
+                continue;
+            }
+            if self.reader.takes_end() {
+                break;
+            }
             let Some(key) = self.reader.key()? else { break };
             let found = message.by_name(key, guess);
             if let (Some(extra), b"extra") = (&mut extra, key) {
@@ -43,11 +61,13 @@ impl<R: Read> Parser<'_, R> {
                 let start = out.len();
                 self.field(message, field, out)?;
                 sorted &= index >= guess;
-                parts.push(Part { field: index, start, end: out.len() });
+                self.parts.push(Part { field: index, start, end: out.len() });
+                guess = index + 1;
             } else {
                 self.reader.skip()?;
             }
         }
+        let parts = self.parts.get_mut(first_part..).unwrap_or_default();
         let mut required = message.fields.iter().enumerate().filter(|(_, field)| field.required);
         if let Some((_, field)) = required.find(|(index, _)| !parts.iter().any(|part| part.field == *index)) {
             let what = format!("{}.{} is required, and not there", message.name, field.name);
@@ -56,7 +76,19 @@ impl<R: Read> Parser<'_, R> {
         if !sorted {
             rearrange(parts, base, out);
         }
+        self.parts.truncate(first_part);
         Ok(())
+    }
+
+    /// The most frequent case of [`Self::field`]. If it is another, nothing is read.
+    fn whole_number(&mut self, field: &Field, out: &mut Vec<u8>) -> bool {
+        let (Type::Int(int), false) = (field.ty, field.repeated) else { return false };
+        let Some(bits) = self.reader.takes_whole_number(|value| bits_of_whole(int, value)) else {
+            return false;
+        };
+        out.extend_from_slice(&field.wire_key);
+        put_number(wire_type_of(field.ty), bits, out);
+        true
     }
 
     fn field(&mut self, message: &Message, field: &Field, out: &mut Vec<u8>) -> Result<()> {
@@ -83,7 +115,7 @@ impl<R: Read> Parser<'_, R> {
             return Err(self.wrong(message, field, "an empty list"));
         }
         if field.packed {
-            put_key(field.number, 2, out);
+            out.extend(encoded_key(field.number, 2));
             put_varint(packed.len() as u64, out);
             out.append(&mut packed);
         }
@@ -93,7 +125,7 @@ impl<R: Read> Parser<'_, R> {
     fn value(&mut self, message: &Message, field: &Field, keyed: bool, out: &mut Vec<u8>) -> Result<()> {
         let wire_type = wire_type_of(field.ty);
         if keyed {
-            put_key(field.number, wire_type, out);
+            out.extend_from_slice(&field.wire_key);
         }
         match field.ty {
             Type::Message(index) => {
@@ -167,7 +199,7 @@ impl<R: Read> Parser<'_, R> {
         let words = address_words(&text)
             .ok_or_else(|| self.wrong(message, field, &format!("{text:?} is no address")))?;
         for word in words {
-            put_key(field.number, wire_type_of(field.ty), out);
+            out.extend_from_slice(&field.wire_key);
             put_varint(word.into(), out);
         }
         Ok(())
@@ -230,10 +262,6 @@ fn plain_integer(text: &str) -> Result<i128, String> {
     Ok(if negative { -value } else { value })
 }
 
-fn put_key(number: u32, wire_type: u8, out: &mut Vec<u8>) {
-    put_varint(u64::from(number) << 3 | u64::from(wire_type), out);
-}
-
 /// Puts the length of all from `start` in front of it.
 fn put_length_before(start: usize, out: &mut Vec<u8>) {
     let end = out.len();
@@ -243,7 +271,7 @@ fn put_length_before(start: usize, out: &mut Vec<u8>) {
 }
 
 /// Brings the fields that lie behind `base` into the order of their numbers. Of a key that came twice the last counts.
-fn rearrange(mut parts: Vec<Part>, base: usize, out: &mut Vec<u8>) {
+fn rearrange(parts: &mut [Part], base: usize, out: &mut Vec<u8>) {
     parts.sort_by_key(|part| part.field);
     let old = out.split_off(base);
     for same in parts.chunk_by(|a, b| a.field == b.field) {

@@ -1,5 +1,6 @@
 //! JSON as Python prints it: on one line with `, ` and `: `, or with an indent of four.
 
+use super::schema::Field;
 use super::text;
 
 /// Collects output; its user empties `buf`.
@@ -58,6 +59,13 @@ impl Printer {
         self.buf.extend(b"\": ");
     }
 
+    /// As [`Self::key`], of a field.
+    pub(super) fn field(&mut self, field: &Field) {
+        self.element();
+        self.buf.extend_from_slice(&field.json_key);
+        self.buf.push(b' ');
+    }
+
     pub(super) fn string(&mut self, text: &[u8]) {
         text::put_string(text, &mut self.buf);
     }
@@ -67,35 +75,21 @@ impl Printer {
     }
 
     pub(super) fn number(&mut self, value: i128) {
-        if value < 0 {
-            self.buf.push(b'-');
-        }
-        // Written out, for it is most of the work: 128 bits only where 64 do not do.
-        let mut digits = [0; 40];
-        let mut at = digits.len();
-        let mut rest = value.unsigned_abs();
-        loop {
-            let (quotient, digit) = match u64::try_from(rest) {
-                Ok(small) => (u128::from(small / 10), (small % 10) as u8),
-                Err(_) => (rest / 10, (rest % 10) as u8),
-            };
-            at -= 1;
-            if let Some(place) = digits.get_mut(at) {
-                *place = b'0' + digit;
-            }
-            rest = quotient;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.buf.extend(digits.get(at..).unwrap_or_default());
+        let mut buffer = itoa::Buffer::new();
+        // 128 bits only where 64 do not do: they take their time.
+        let digits = match u64::try_from(value) {
+            Ok(value) => buffer.format(value),
+            Err(_) => buffer.format(value),
+        };
+        self.buf.extend_from_slice(digits.as_bytes());
     }
 
     fn line(&mut self) {
-        const INDENT: &[u8] = b"    ";
+        const LINE: &[u8] = b"\n                                                                ";
         if self.pretty {
-            self.buf.push(b'\n');
-            (0..self.depth).for_each(|_| self.buf.extend(INDENT));
+            let (some, more) = (LINE.get(..1 + 4 * self.depth).unwrap_or(LINE), 4 * self.depth + 1);
+            self.buf.extend_from_slice(some);
+            self.buf.extend((some.len()..more).map(|_| b' '));
         }
     }
 }

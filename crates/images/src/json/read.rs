@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use super::schema::Field;
 use crate::error::{ImageError, Result};
 
 /// Deepest nesting of objects and lists. The images need 10.
@@ -131,7 +132,11 @@ impl<R: Read> Reader<R> {
 
     /// Begins an object or list, whose bracket must come next.
     pub(super) fn open(&mut self, bracket: u8) -> Result<()> {
-        self.token(bracket)?;
+        if self.buf.get(self.at) == Some(&bracket) {
+            self.take();
+        } else {
+            self.token(bracket)?;
+        }
         self.brackets.push(bracket);
         self.first = true;
         if self.brackets.len() > MAX_DEPTH { Err(self.error("it nests too deep")) } else { Ok(()) }
@@ -152,7 +157,81 @@ impl<R: Read> Reader<R> {
         Ok(Some(&self.string))
     }
 
+    /// The index of the field, of the first few given, whose key comes next; then it has been read. A short cut for keys in
+    /// their usual order: on any doubt nothing is read, and [`Self::key`] decides.
+    pub(super) fn takes_key(&mut self, fields: &[Field]) -> Option<usize> {
+        const FEW: usize = 8;
+        let rest = self.buf.get(self.at..)?;
+        let mut at = 0;
+        if !self.first {
+            if rest.first() != Some(&b',') {
+                return None;
+            }
+            at = 1;
+        }
+        let mut line = None;
+        while let Some(byte @ (b' ' | b'\n')) = rest.get(at) {
+            at += 1;
+            if *byte == b'\n' && line.replace(at).is_some() {
+                return None;
+            }
+        }
+        let text = rest.get(at..)?;
+        let index = fields.iter().take(FEW).position(|field| text.starts_with(&field.json_key))?;
+        if let Some(start) = line {
+            self.line += 1;
+            (self.line_before, self.line_start) = (0, self.at + start);
+        }
+        self.at += at + fields.get(index)?.json_key.len();
+        self.first = false;
+        Some(index)
+    }
+
+    /// Reads the bracket that ends an object, if it is what comes next, without a blank between. A short cut.
+    pub(super) fn takes_end(&mut self) -> bool {
+        let ends = self.buf.get(self.at) == Some(&b'}');
+        if ends {
+            self.take();
+            self.brackets.pop();
+            self.first = false;
+        }
+        ends
+    }
+
+    /// What `accept` makes of the whole number that comes next, if it is one without sign that is all in the buffer. A short
+    /// cut: without it nothing is read, and [`Self::next`] decides.
+    pub(super) fn takes_whole_number(&mut self, accept: impl FnOnce(u64) -> Option<u64>) -> Option<u64> {
+        const SURELY_FITS: usize = 19;
+        let rest = self.buf.get(self.at..)?;
+        let blank = usize::from(rest.first() == Some(&b' '));
+        let digits = rest.get(blank..)?;
+        let mut value = 0_u64;
+        let mut len = 0;
+        loop {
+            match digits.get(len)? {
+                byte @ b'0'..=b'9' if len < SURELY_FITS => value = value * 10 + u64::from(byte - b'0'),
+                b',' | b'}' | b']' | b'\n' | b' ' if len > 0 => break,
+                _ => return None,
+            }
+            len += 1;
+        }
+        if len > 1 && digits.first() == Some(&b'0') {
+            return None;
+        }
+        let accepted = accept(value)?;
+        self.at += blank + len;
+        Some(accepted)
+    }
+
     fn more(&mut self, end: u8) -> Result<bool> {
+        if let (false, Some(&[b',', b' ', next])) =
+            (self.first, self.buf.get(self.at..).and_then(<[u8]>::first_chunk))
+            && next > b' '
+            && next != end
+        {
+            self.at += 2;
+            return Ok(true);
+        }
         let first = std::mem::replace(&mut self.first, false);
         let next = self.peek_token()?;
         if next == Some(end) {
@@ -273,9 +352,10 @@ impl<R: Read> Reader<R> {
         loop {
             self.fill()?;
             let rest = self.buf.get(self.at..).unwrap_or_default();
-            let plain = rest.iter().take_while(|b| !matches!(b, b'"' | b'\\' | 0..=0x1f)).count();
-            self.string.extend(rest.iter().take(plain));
-            self.at += plain;
+            let special = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+            let plain = rest.get(..special.unwrap_or(rest.len())).unwrap_or_default();
+            self.string.extend_from_slice(plain);
+            self.at += plain.len();
             match self.peek()? {
                 Some(b'"') => {
                     self.take();

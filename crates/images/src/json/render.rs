@@ -30,7 +30,7 @@ impl Renderer<'_> {
         let items = wire::items(self.schema, message, bytes)?;
         for same in items.chunk_by(|a, b| a.field == b.field) {
             let Some(field) = same.first().and_then(|item| message.fields.get(item.field)) else { continue };
-            self.out.key(&field.name);
+            self.out.field(field);
             if field.repeated {
                 self.list(field, same, hex)?;
             } else {

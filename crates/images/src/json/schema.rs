@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind as FieldKind, Value};
 
 use super::tables::{self, Dict, Flags};
+use super::wire;
 use crate::DESCRIPTORS;
 
 /// All messages and enums, referred to by index.
@@ -27,6 +28,10 @@ pub(super) struct Message {
 pub(super) struct Field {
     pub(super) number: u32,
     pub(super) name: String,
+    /// The name as JSON has it: between quotes, with the colon.
+    pub(super) json_key: Vec<u8>,
+    /// Number and wire type of a value that is not packed, as they are encoded.
+    pub(super) wire_key: Vec<u8>,
     pub(super) repeated: bool,
     pub(super) required: bool,
     pub(super) packed: bool,
@@ -93,8 +98,11 @@ impl Enum {
 }
 
 impl Message {
-    /// The field and its index.
-    pub(super) fn by_number(&self, number: u32) -> Option<(usize, &Field)> {
+    /// The field and its index; looks first at `guess`, for fields mostly come in order.
+    pub(super) fn by_number(&self, number: u32, guess: usize) -> Option<(usize, &Field)> {
+        if let Some(field) = self.fields.get(guess).filter(|f| f.number == number) {
+            return Some((guess, field));
+        }
         let index = self.fields.binary_search_by_key(&number, |f| f.number).ok()?;
         Some((index, self.fields.get(index)?))
     }
@@ -154,13 +162,16 @@ impl Schema {
             FieldKind::Float | FieldKind::Double => None,
         };
         let field = |descriptor: FieldDescriptor| {
+            let ty = ty(descriptor.kind())?;
             Some(Field {
+                wire_key: wire::encoded_key(descriptor.number(), wire::wire_type_of(ty)),
                 number: descriptor.number(),
                 name: descriptor.name().to_owned(),
+                json_key: json_key(descriptor.name()),
                 repeated: descriptor.cardinality() == Cardinality::Repeated,
                 required: descriptor.cardinality() == Cardinality::Required,
                 packed: descriptor.is_packed(),
-                ty: ty(descriptor.kind())?,
+                ty,
                 render: render(&pool, &descriptor),
             })
         };
@@ -178,6 +189,11 @@ impl Schema {
         let by_name = messages.iter().enumerate().map(|(i, m)| (m.name.clone(), i)).collect();
         Self { enums: enums.collect(), messages, by_name }
     }
+}
+
+/// Names in a schema need no escapes.
+pub(super) fn json_key(name: &str) -> Vec<u8> {
+    format!("\"{name}\":").into_bytes()
 }
 
 /// The options of a field, in the order of precedence.

@@ -33,7 +33,7 @@ pub(super) fn items<'a>(
     let mut sorted = true;
     while !bytes.is_empty() {
         let (number, wire_type) = key(&mut bytes)?;
-        let Some((index, field)) = message.by_number(number) else {
+        let Some((index, field)) = message.by_number(number, items.len()) else {
             skip(&mut bytes, number, wire_type, MAX_DEPTH)?;
             continue;
         };
@@ -132,6 +132,24 @@ pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
         value >>= 7;
     }
     out.push((value & 0x7f) as u8);
+}
+
+/// What stands before a value.
+pub(super) fn encoded_key(number: u32, wire_type: u8) -> Vec<u8> {
+    let mut key = Vec::new();
+    put_varint(u64::from(number) << 3 | u64::from(wire_type), &mut key);
+    key
+}
+
+/// The bits that mean the whole number `value`: as [`bits`], in the simple cases.
+pub(super) fn bits_of_whole(int: Int, value: u64) -> Option<u64> {
+    match int {
+        Int::Uint64 | Int::Fixed64 => Some(value),
+        Int::Uint32 | Int::Fixed32 => u32::try_from(value).ok().map(u64::from),
+        Int::Int32 | Int::Sfixed32 => i32::try_from(value).ok().map(|_| value),
+        Int::Int64 | Int::Sfixed64 => i64::try_from(value).ok().map(|_| value),
+        Int::Sint32 | Int::Sint64 => None,
+    }
 }
 
 /// Appends a number of this wire type, without its key.

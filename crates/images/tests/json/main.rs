@@ -14,6 +14,7 @@ use rewake_images::json::{self, Style};
 use rewake_images::kind::{self, Head};
 
 mod kinds;
+mod shortcuts;
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")

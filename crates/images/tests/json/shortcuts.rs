@@ -1,0 +1,101 @@
+//! The short cuts of the JSON reader, at every place where its buffer may end and in every order of keys.
+
+use std::io::Read;
+
+use super::encoded;
+use rewake_images::json::encode_image;
+
+/// Gives one byte at a time, so that nothing is ever all in the buffer.
+struct Dribble<'a>(&'a [u8]);
+
+impl Read for Dribble<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.0.len().min(1);
+        buf[..len].copy_from_slice(&self.0[..len]);
+        self.0 = &self.0[len..];
+        Ok(len)
+    }
+}
+
+#[test]
+fn byte_by_byte_the_image_is_the_same() {
+    for name in ["pipe00-h/pstree.img", "pipe00-h/pagemap-66.img", "payloads/sk-queues.img"] {
+        for suffix in [".raw.json", ".json"] {
+            let path = super::testdata().join(format!("{name}{suffix}"));
+            let json = std::fs::read(&path).unwrap();
+            let mut out = Vec::new();
+            encode_image(&path, Dribble(&json), &mut out).unwrap();
+            assert_eq!(out, std::fs::read(super::testdata().join(name)).unwrap(), "{name}{suffix}");
+        }
+    }
+}
+
+#[test]
+fn order_blanks_and_repeated_keys() {
+    let image = |entry: &str| {
+        let json = format!("{{\"magic\": \"PAGEMAP\", \"entries\": [{{\"pages_id\": 1}}, {entry}]}}");
+        encoded("json".as_ref(), &json)
+    };
+    let wanted = image(r#"{"vaddr": 4096, "compat_nr_pages": 0, "flags": 4, "nr_pages": 2}"#);
+    for entry in [
+        r#"{"nr_pages": 2, "flags": 4, "compat_nr_pages": 0, "vaddr": 4096}"#,
+        r#"{"vaddr":4096,"compat_nr_pages":0,"flags":4,"nr_pages":2}"#,
+        "{ \"vaddr\" :4096\n,\r\n\t\"compat_nr_pages\"\t: 0 ,\n\n\"flags\": 4,\"nr_pages\": 2 }",
+        r#"{"vaddr": 8192, "compat_nr_pages": 0, "flags": 4, "nr_pages": 2, "vaddr": 4096}"#,
+        r#"{"vaddr": "0x1000", "compat_nr_pages": "0", "flags": "PE_PRESENT", "nr_pages": 2.5}"#,
+        r#"{"vaddr": 4096, "unknown": [{"a": "}"}], "compat_nr_pages": 0, "flags": 4, "nr_pages": 2}"#,
+    ] {
+        assert_eq!(image(entry), wanted, "{entry}");
+    }
+}
+
+#[test]
+fn wrong_numbers_and_places() {
+    for (entry, place, what) in [
+        (r#"{"vaddr": 18446744073709551616, "compat_nr_pages": 0}"#, ":1:", "out of range"),
+        (r#"{"vaddr": -1, "compat_nr_pages": 0}"#, ":1:", "out of range"),
+        (r#"{"vaddr": 0, "compat_nr_pages": 4294967296}"#, ":1:", "out of range"),
+        (r#"{"vaddr": 01, "compat_nr_pages": 0}"#, ":1:", "malformed number"),
+        ("{\n\"vaddr\": 1,\n\"compat_nr_pages\": x}", ":3:20:", "where a value belongs"),
+        (r#"{"vaddr": 0}"#, ":1:", "compat_nr_pages is required"),
+        (r#"{"vaddr": 0 "compat_nr_pages": 0}"#, ":1:", "belongs"),
+        (r#"{"vaddr": 0,, "compat_nr_pages": 0}"#, ":1:", "belongs"),
+        (r#"{"vaddr": 0, }"#, ":1:", "comma before the end"),
+        (r#"{"vaddr": 0, "compat_nr_pages": 0]"#, ":1:", "belongs"),
+    ] {
+        let json = format!("{{\"magic\": \"PAGEMAP\", \"entries\": [{{\"pages_id\": 1}}, {entry}]}}");
+        let error = encode_image("json".as_ref(), json.as_bytes(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(place) && error.contains(what), "{entry}: {error}");
+    }
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    for open in ["[", "{\"a\": "] {
+        let json = format!("{{\"unknown\": {}", open.repeat(100_000));
+        let error = encode_image("json".as_ref(), json.as_bytes(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("too deep"), "{error}");
+    }
+}
+
+#[test]
+fn unknown_names_are_named() {
+    for (json, what) in [
+        (r#"{"magic": "NOTHING", "entries": []}"#, "NOTHING"),
+        (r#"{"magic": "FILES", "entries": [{"type": "NOFILE", "id": 1}]}"#, "NOFILE"),
+        (r#"{"magic": "FILES", "entries": [{"type": 1, "id": 1}]}"#, "a number where"),
+        (r#"{"magic": "MM", "entries": [{"vmas": []}]}"#, "an empty list"),
+        (r#"{"entries": []}"#, "magic"),
+        (r#"{"magic": "FILES"}"#, "entries"),
+        (r#"{"magic": "FILES", "entries": []} x"#, "after the end"),
+        (r#"{"magic": "FILES", "entries": [], "entries": []}"#, "twice"),
+        ("{\"magic\": \"UTSNS\", \"entries\": [{\"nodename\": \"a", "without end"),
+        (r#"{"magic": "UTSNS", "entries": [{"nodename": "\ud800", "domainname": ""}]}"#, "surrogate"),
+    ] {
+        let error = encode_image("json".as_ref(), json.as_bytes(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(what), "{json}: {error}");
+    }
+    let raw: &[u8] = b"{\"magic\": \"UTSNS\", \"entries\": [{\"nodename\": \"\xff\", \"domainname\": \"\"}]}";
+    let error = encode_image("json".as_ref(), raw, &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("UTF-8"), "{error}");
+}
