@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: rewake beside CRIU, on the same processes, in one run.
 
 mod case;
+mod crit;
 mod measure;
 mod report;
 
@@ -14,7 +15,8 @@ use crate::peer::Peer;
 
 /// What `bench` understands.
 pub(crate) const USAGE: &str =
-    "  bench [--rounds N] [--dir DIR] [CASE…]  dump and restore times beside CRIU's; DIR on tmpfs by default";
+    "  bench [--rounds N] [--dir DIR] [CASE…]  dump and restore times beside CRIU's; DIR on tmpfs by default
+  bench crit                    the image tool's times beside those of CRIU's";
 
 /// Set for the second run, inside a pid namespace.
 const INSIDE: &str = "--inside";
@@ -31,6 +33,9 @@ struct Options {
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     if let ["measure", program @ ..] = args {
         return measure::child(program);
+    }
+    if args == ["crit"] {
+        return crit::run();
     }
     let (inside, args) = match args {
         [INSIDE, rest @ ..] => (true, rest),
