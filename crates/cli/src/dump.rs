@@ -30,6 +30,12 @@ pub(crate) struct Args {
     /// Take along files that were deleted while open, up to this size
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     ghost_limit: u64,
+    /// The checkpoint or pre-dump before this one, which keeps what did not change; relative to the images directory
+    #[arg(long, value_name = "DIR")]
+    prev_images_dir: Option<PathBuf>,
+    /// This checkpoint will be the parent of a later one
+    #[arg(long)]
+    track_mem: bool,
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -60,6 +66,8 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.cache = args.files.cache();
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
+    options.parent = args.prev_images_dir.clone();
+    options.track_mem = args.track_mem;
     options.threads = args.threads.unwrap_or(options.threads);
     let report = rewake_dump::dump(&options)?;
     if args.json {

@@ -48,6 +48,7 @@ pub(crate) fn install(args: &LogArgs, command: &Command) -> anyhow::Result<()> {
 fn log_file(command: &Command) -> Option<PathBuf> {
     let (dir, log) = match command {
         Command::Dump(args) => (&args.images_dir, &args.log),
+        Command::PreDump(args) => (&args.images_dir, &args.log),
         Command::Restore(args) => (&args.images_dir, &args.log),
         _ => return None,
     };

@@ -11,6 +11,7 @@ mod dump;
 mod files;
 mod log;
 mod memory;
+mod pre_dump;
 mod restore;
 mod stamp;
 mod verify;
@@ -33,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dump(dump::Args),
+    PreDump(pre_dump::Args),
     Restore(restore::Args),
     Check(check::Args),
     Crit(crit_tool::Args),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
         Command::Dump(args) => dump::run(args, &mut out),
+        Command::PreDump(args) => pre_dump::run(args, &mut out),
         Command::Restore(args) => restore::run(args, &mut out),
         Command::Check(args) => check::run(args, &mut out),
         Command::Crit(args) => crit_tool::run(args, &mut out),

@@ -1,52 +1,154 @@
 //! Contents of memory: what is the task's own, and what is shared.
 
 use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 use rewake_images::extra::{AreaExtra, TaskExtra};
 use rewake_images::proto::PagemapEntry;
-use rewake_images::{CheckpointWriter, Kind, pe};
+use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
-    Area, AreaKind, AreaPages, CaptureOptions, ObjectMemory, PAGE_SIZE, PagePlan, PageRun, capture,
-    capture_from, object_runs,
+    Area, AreaKind, AreaPages, CaptureOptions, ObjectMemory, PAGE_SIZE, PagePlan, PageRun, ProcMem,
+    ProcessVm, capture, capture_from, capture_live, common, compact, difference, object_runs, same_as_parent,
+    without_lost,
 };
 
 use crate::error::{DumpError, Result};
 use crate::objects::SharedObject;
 use crate::options::DumpReport;
 
-/// Copies the memory that belongs to the task alone.
-pub(crate) fn private(
+/// Writes memory into a checkpoint, as far as its parent does not have it.
+#[derive(Debug)]
+pub(crate) struct Memory<'a> {
     pid: Pid,
-    areas: &[Area],
-    writer: &CheckpointWriter,
-    threads: usize,
-    report: &mut DumpReport,
-    extra: &mut TaskExtra,
-) -> Result<()> {
-    let failed = |source| DumpError::Capture { pid, source };
-    let pages = rewake_memdump::survey(pid, areas).map_err(failed)?;
-    let mut entries = Vec::new();
-    let mut runs = Vec::new();
-    for AreaPages { area, runs: of_area, guards } in pages {
-        let Some(area) = areas.get(area) else { continue };
-        report.pages_scanned += area.len_bytes() / PAGE_SIZE;
-        note_guards(area, &guards, extra);
-        if matches!(area.kind, AreaKind::AnonShared | AreaKind::FileShared) {
-            // Of the object, which is captured once.
-            continue;
-        }
-        entries.extend(of_area.iter().map(pagemap_entry));
-        runs.extend(of_area);
+    writer: &'a CheckpointWriter,
+    options: CaptureOptions,
+    parent: Option<&'a Path>,
+    report: &'a mut DumpReport,
+    /// The task runs on meanwhile.
+    pub(crate) live: bool,
+    /// All pages that may differ from the parent, ascending; without it, pages are compared.
+    pub(crate) written: Option<&'a [PageRun]>,
+}
+
+impl<'a> Memory<'a> {
+    /// Memory of `pid`, which stands still. `parent` is the directory of the parent checkpoint.
+    pub(crate) fn new(
+        pid: Pid,
+        writer: &'a CheckpointWriter,
+        threads: usize,
+        parent: Option<&'a Path>,
+        report: &'a mut DumpReport,
+    ) -> Self {
+        let options = CaptureOptions { threads, ..Default::default() };
+        Self { pid, writer, options, parent, report, live: false, written: None }
     }
-    let plan = PagePlan::new(runs);
-    let out = writer.pages()?;
-    let options = CaptureOptions { threads, ..Default::default() };
-    capture(pid, &plan, out.file(), &options).map_err(failed)?;
-    report.pages += plan.total_pages();
-    let number = u64::from(pid.as_raw().unsigned_abs());
-    writer.write_pagemap(Kind::Pagemap, number, out.pages_id(), &entries)?;
-    Ok(())
+
+    /// Copies the memory that belongs to the task alone, and notes guard pages in `extra`.
+    pub(crate) fn private(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<()> {
+        let pid = self.pid;
+        let failed = |source| DumpError::Capture { pid, source };
+        let choosing = Instant::now();
+        let mut runs = Vec::new();
+        for AreaPages { area, runs: of_area, guards } in rewake_memdump::survey(pid, areas).map_err(failed)? {
+            let Some(area) = areas.get(area) else { continue };
+            self.report.pages_scanned += area.len_bytes() / PAGE_SIZE;
+            if let Some(extra) = extra.as_deref_mut() {
+                note_guards(area, &guards, extra);
+            }
+            // What is of an object is captured once, with the object.
+            if !matches!(area.kind, AreaKind::AnonShared | AreaKind::FileShared) {
+                of_area.into_iter().for_each(|run| push_ascending(&mut runs, run));
+            }
+        }
+        let number = u64::from(pid.as_raw().unsigned_abs());
+        let same = match self.store(Kind::Pagemap, number)? {
+            None => Vec::new(),
+            Some(store) => match self.written {
+                Some(written) => {
+                    let theirs = common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end())));
+                    difference(&theirs, written)
+                }
+                None => {
+                    let forced = ProcMem::open(pid).map_err(failed)?;
+                    let memory = ProcessVm::new(pid);
+                    same_as_parent(&memory, &forced, pid, &runs, &store, self.live, &self.options)
+                        .map_err(failed)?
+                }
+            },
+        };
+        let plan = PagePlan::new(difference(&runs, &same));
+        self.report.choosing += choosing.elapsed();
+
+        let copying = Instant::now();
+        let out = self.writer.pages()?;
+        let kept = if self.live {
+            let done = capture_live(pid, &plan, out.file(), &self.options).map_err(failed)?;
+            compact(out.file(), plan.total_pages(), &done.lost).map_err(failed)?;
+            self.report.lost_pages += count(&done.lost);
+            without_lost(&plan, &done.lost)
+        } else {
+            capture(pid, &plan, out.file(), &self.options).map_err(failed)?;
+            without_lost(&plan, &[])
+        };
+        self.report.copying += copying.elapsed();
+        self.report.pages += total(&kept);
+        self.report.parent_pages += total(&same);
+        self.writer.write_pagemap(Kind::Pagemap, number, out.pages_id(), &entries(&kept, &same))?;
+        Ok(())
+    }
+
+    /// Copies shared memory, each object once.
+    pub(crate) fn shared(&mut self, objects: &[SharedObject]) -> Result<()> {
+        for object in objects {
+            let pid = self.pid;
+            let failed = |source| DumpError::Capture { pid, source };
+            let name = || DumpError::proc(pid, object.inode.name.clone());
+            let choosing = Instant::now();
+            let file = File::from(object.file.try_clone().map_err(name())?);
+            let size = object.inode.size.next_multiple_of(PAGE_SIZE);
+            let runs = object_runs(&file, 0..size).map_err(name())?;
+            let memory = ObjectMemory::new(&file);
+            let number = u64::from(object.inode.shmid);
+            // Anybody may write to it, by any mapping or descriptor: only comparing tells.
+            let same = match self.store(Kind::PagemapShmem, number)? {
+                Some(store) => same_as_parent(&memory, &memory, pid, &runs, &store, false, &self.options)
+                    .map_err(failed)?,
+                None => Vec::new(),
+            };
+            let changed = difference(&runs, &same);
+            let plan = PagePlan::new(changed.iter().copied());
+            self.report.choosing += choosing.elapsed();
+            let copying = Instant::now();
+            let out = self.writer.pages()?;
+            capture_from(&memory, pid, &plan, out.file(), &self.options).map_err(failed)?;
+            self.report.copying += copying.elapsed();
+            self.report.pages += plan.total_pages();
+            self.report.shared_pages += plan.total_pages();
+            self.report.parent_pages += total(&same);
+            self.report.shared_parent_pages += total(&same);
+            self.report.pages_scanned += size / PAGE_SIZE;
+            self.report.shared_pages_scanned += size / PAGE_SIZE;
+            self.writer.write_pagemap(
+                Kind::PagemapShmem,
+                number,
+                out.pages_id(),
+                &entries(&changed, &same),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What the parent has of it, if it has that at all.
+    fn store(&self, kind: Kind, number: u64) -> Result<Option<PageStore>> {
+        let Some(parent) = self.parent else { return Ok(None) };
+        if !parent.join(kind.file_name(Some(number))).exists() {
+            tracing::info!(parent = %parent.display(), number, "the parent has none of this memory");
+            return Ok(None);
+        }
+        Ok(Some(PageStore::open(parent, kind, number)?))
+    }
 }
 
 fn note_guards(area: &Area, guards: &[std::ops::Range<u64>], extra: &mut TaskExtra) {
@@ -65,42 +167,65 @@ fn note_guards(area: &Area, guards: &[std::ops::Range<u64>], extra: &mut TaskExt
     }
 }
 
-/// Copies shared memory, each object once.
-pub(crate) fn shared(
-    objects: &[SharedObject],
-    writer: &CheckpointWriter,
-    threads: usize,
-    report: &mut DumpReport,
-) -> Result<()> {
-    for object in objects {
-        // Errors name the object; there is no one process it belongs to.
-        let pid = Pid::from_raw(0);
-        let failed = |source| DumpError::Capture { pid, source };
-        let file =
-            File::from(object.file.try_clone().map_err(DumpError::proc(pid, object.inode.name.clone()))?);
-        let size = object.inode.size.next_multiple_of(PAGE_SIZE);
-        let runs = object_runs(&file, 0..size).map_err(DumpError::proc(pid, object.inode.name.clone()))?;
-        let entries: Vec<_> = runs.iter().map(pagemap_entry).collect();
-        let plan = PagePlan::new(runs);
-        let out = writer.pages()?;
-        let options = CaptureOptions { threads, ..Default::default() };
-        let memory = ObjectMemory::new(&file);
-        capture_from(&memory, pid, &plan, out.file(), &options).map_err(failed)?;
-        report.pages += plan.total_pages();
-        report.shared_pages += plan.total_pages();
-        report.pages_scanned += size / PAGE_SIZE;
-        writer.write_pagemap(Kind::PagemapShmem, object.inode.shmid.into(), out.pages_id(), &entries)?;
+/// Adds what of `run` lies behind all others: the list of mappings of a running process can be torn, so that one shows up
+/// in two places.
+fn push_ascending(runs: &mut Vec<PageRun>, run: PageRun) {
+    let start = runs.last().map_or(run.start, |last| last.end().max(run.start));
+    if start < run.end() {
+        runs.push(PageRun { start, pages: (run.end() - start) / PAGE_SIZE, ..run });
     }
-    Ok(())
+}
+
+fn total(runs: &[PageRun]) -> u64 {
+    runs.iter().map(|run| run.pages).sum()
+}
+
+fn count<T>(list: &[T]) -> u64 {
+    u64::try_from(list.len()).expect("usize is at most 64 bits")
+}
+
+/// The entries of pages that are here and of those that are in the parent, ascending.
+fn entries(here: &[PageRun], in_parent: &[PageRun]) -> Vec<PagemapEntry> {
+    let here = here.iter().map(|run| entry(run, pe::PRESENT));
+    let mut entries: Vec<_> = here.chain(in_parent.iter().map(|run| entry(run, pe::PARENT))).collect();
+    entries.sort_by_key(|entry| entry.vaddr);
+    entries
 }
 
 /// Both counts are set: CRIU 4.1 and older know only the old one.
-fn pagemap_entry(run: &PageRun) -> PagemapEntry {
+fn entry(run: &PageRun, flags: u32) -> PagemapEntry {
     PagemapEntry {
         vaddr: run.start,
         compat_nr_pages: u32::try_from(run.pages).unwrap_or(0),
         in_parent: None,
-        flags: Some(pe::PRESENT),
+        flags: Some(flags),
         nr_pages: Some(run.pages),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rewake_memdump::PageCategories;
+
+    use super::*;
+
+    fn run(page: u64, pages: u64) -> PageRun {
+        PageRun { start: page * PAGE_SIZE, pages, categories: PageCategories::empty() }
+    }
+
+    #[test]
+    fn a_torn_list_of_mappings_makes_no_page_appear_twice() {
+        let mut runs = Vec::new();
+        [run(1, 4), run(3, 1), run(4, 3), run(2, 5), run(9, 1)]
+            .into_iter()
+            .for_each(|next| push_ascending(&mut runs, next));
+        assert_eq!(runs, [run(1, 4), run(5, 2), run(9, 1)]);
+    }
+
+    #[test]
+    fn entries_ascend_whichever_generation_they_are_of() {
+        let found = entries(&[run(1, 2), run(5, 1)], &[run(3, 2), run(7, 1)]);
+        let seen: Vec<_> = found.iter().map(|e| (e.vaddr / PAGE_SIZE, e.nr_pages(), e.flags())).collect();
+        assert_eq!(seen, [(1, 2, 4), (3, 2, 1), (5, 1, 4), (7, 1, 1)]);
     }
 }

@@ -35,6 +35,10 @@ pub struct DumpOptions {
     pub ghost_limit: u64,
     /// What is recorded of files, to know them again at the restore.
     pub files: FileOptions,
+    /// An earlier checkpoint that holds what did not change since; relative to `images_dir`.
+    pub parent: Option<PathBuf>,
+    /// The next checkpoint will have this one as its parent: note when it was made.
+    pub track_mem: bool,
 }
 
 impl DumpOptions {
@@ -48,6 +52,8 @@ impl DumpOptions {
             threads,
             ghost_limit: 1 << 20,
             files: FileOptions::default(),
+            parent: None,
+            track_mem: false,
         }
     }
 }
@@ -66,12 +72,22 @@ pub struct DumpReport {
     pub pages: u64,
     /// Of these, pages of shared memory.
     pub shared_pages: u64,
+    /// Pages left to the parent checkpoint, which has them unchanged.
+    pub parent_pages: u64,
+    /// Of these, pages of shared memory.
+    pub shared_parent_pages: u64,
+    /// Pages that vanished while they were copied from a running process; the next round looks at them again.
+    pub lost_pages: u64,
     /// Pages that were looked at.
     pub pages_scanned: u64,
+    /// Of these, pages of shared memory.
+    pub shared_pages_scanned: u64,
     /// Time until all threads stood.
     pub freezing: Duration,
     /// Time the process stood.
     pub frozen: Duration,
+    /// Time that went into choosing and comparing pages.
+    pub choosing: Duration,
     /// Time that went into copying memory.
     pub copying: Duration,
     /// Time of everything.

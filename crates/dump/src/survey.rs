@@ -13,11 +13,12 @@ use rewake_tracee::{Release, ThreadGroup};
 use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
+use crate::memory::Memory;
 use crate::objects::{DescriptorTable, FileTable, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, list};
 use crate::proc::{self, Stat, Status};
-use crate::{asked, extra, memory, mm, sys, write};
+use crate::{asked, extra, mm, sys, write};
 
 /// A process as it is written down.
 #[derive(Debug)]
@@ -45,7 +46,8 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     if !obstacles.is_empty() {
         return Err(DumpError::Obstacles { obstacles });
     }
-    let writer = CheckpointWriter::create(&options.images_dir)?;
+    let mut writer = CheckpointWriter::create(&options.images_dir)?;
+    let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
 
     let hashing = Instant::now();
     let mut cookies = FileCookies::prepare(pid, &areas, &options.files);
@@ -71,10 +73,9 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
         hashing,
         ..Default::default()
     };
-    let copying = Instant::now();
-    memory::shared(&files.shared, &writer, options.threads, &mut report)?;
-    memory::private(pid, &areas, &writer, options.threads, &mut report, &mut task.extra)?;
-    report.copying = copying.elapsed();
+    let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+    memory.shared(&files.shared)?;
+    memory.private(&areas, Some(&mut task.extra))?;
     write::images(&writer, &task, &files)?;
     write::own_cookies(&writer, cookies.own())?;
 
@@ -83,7 +84,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
         After::LeaveStopped => Release::Stop,
         // Not before the checkpoint is safe.
         After::Kill => {
-            write::commit(writer, &task)?;
+            write::commit(writer, &task, options)?;
             report.frozen = frozen.elapsed();
             group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
             report.files = cookies.finish(&task, &files);
@@ -93,7 +94,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     };
     group.release(how).map_err(DumpError::tracee(pid))?;
     report.frozen = frozen.elapsed();
-    write::commit(writer, &task)?;
+    write::commit(writer, &task, options)?;
     report.files = cookies.finish(&task, &files);
     report.total = begun.elapsed();
     Ok(report)

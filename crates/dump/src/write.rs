@@ -10,6 +10,7 @@ use rewake_images::{CheckpointWriter, Kind};
 
 use crate::error::Result;
 use crate::objects::FileTable;
+use crate::options::DumpOptions;
 use crate::survey::Task;
 
 /// Ids of the kernel objects of the dumper itself; the task shares its namespaces.
@@ -109,12 +110,17 @@ pub(crate) fn own_cookies(writer: &CheckpointWriter, own: &rewake_filecheck::Own
 }
 
 fn clocks() -> TimensEntry {
-    let now = |clock| {
-        // Neither clock can fail on a kernel that can be dumped on.
-        let time = clock_gettime(clock).map_or((0, 0), |t| (t.tv_sec(), t.tv_nsec()));
-        Timespec { tv_sec: time.0.unsigned_abs(), tv_nsec: time.1.unsigned_abs() }
-    };
-    TimensEntry { monotonic: now(ClockId::CLOCK_MONOTONIC), boottime: now(ClockId::CLOCK_BOOTTIME) }
+    TimensEntry { monotonic: now(ClockId::CLOCK_MONOTONIC), boottime: boottime() }
+}
+
+fn boottime() -> Timespec {
+    now(ClockId::CLOCK_BOOTTIME)
+}
+
+fn now(clock: ClockId) -> Timespec {
+    // Neither clock can fail on a kernel that can be dumped on.
+    let time = clock_gettime(clock).map_or((0, 0), |t| (t.tv_sec(), t.tv_nsec()));
+    Timespec { tv_sec: time.0.unsigned_abs(), tv_nsec: time.1.unsigned_abs() }
 }
 
 /// More images than this are brought to disk together with whatever else waits on the file system: by one call each,
@@ -122,7 +128,7 @@ fn clocks() -> TimensEntry {
 const IMAGES_ONE_BY_ONE: usize = 64;
 
 /// Puts the checkpoint in its place.
-pub(crate) fn commit(mut writer: CheckpointWriter, task: &Task) -> Result<()> {
+pub(crate) fn commit(mut writer: CheckpointWriter, task: &Task, options: &DumpOptions) -> Result<()> {
     if task.cores.len() > IMAGES_ONE_BY_ONE {
         let staging = std::fs::File::open(writer.staging_dir());
         // Where it does not work, each file is synced.
@@ -130,11 +136,11 @@ pub(crate) fn commit(mut writer: CheckpointWriter, task: &Task) -> Result<()> {
             writer.synced();
         }
     }
-    Ok(writer.commit(&inventory())?)
+    Ok(writer.commit(&inventory(options))?)
 }
 
 /// What the checkpoint says of itself.
-fn inventory() -> InventoryEntry {
+fn inventory(options: &DumpOptions) -> InventoryEntry {
     const LAYOUT_V11: u32 = 2;
     const NETWORK_LOCK_SKIP: u32 = 2;
     InventoryEntry {
@@ -147,8 +153,27 @@ fn inventory() -> InventoryEntry {
         network_lock_method: Some(NETWORK_LOCK_SKIP),
         plugins_entry: Some(PluginsEntry::default()),
         dump_criu_run_id: run_id(),
+        dump_uptime: (options.track_mem || options.parent.is_some()).then(uptime_us),
         ..Default::default()
     }
+}
+
+/// What a pre-dump, which is nothing but memory, says of itself.
+pub(crate) fn pre_dump_inventory() -> InventoryEntry {
+    const NO_LAYOUT: u32 = 0;
+    const CRIU_READ: u32 = 2; // criu_pre_dump_mode.VM_READ
+    InventoryEntry {
+        img_version: NO_LAYOUT,
+        pre_dump_mode: Some(CRIU_READ),
+        dump_uptime: Some(uptime_us()),
+        ..Default::default()
+    }
+}
+
+/// Microseconds since boot.
+fn uptime_us() -> u64 {
+    let time = boottime();
+    time.tv_sec * 1_000_000 + time.tv_nsec / 1000
 }
 
 /// A random UUID, which tells one run from another.

@@ -10,6 +10,7 @@ use prost::Message;
 use crate::error::{ImageError, Result};
 use crate::framing::ImageWriter;
 use crate::kind::Kind;
+use crate::pagemap::PARENT_LINK;
 use crate::{Layout, proto};
 
 /// Writes a checkpoint into a staging directory, which takes its place when [`Self::commit`] is called. Dropped before
@@ -27,6 +28,7 @@ pub struct CheckpointWriter {
     next_pages_id: AtomicU32,
     /// Images written so far are on disk already.
     synced: bool,
+    parent: Option<PathBuf>,
     committed: bool,
 }
 
@@ -55,6 +57,7 @@ impl CheckpointWriter {
             staging,
             inside,
             next_pages_id: AtomicU32::new(1),
+            parent: None,
             synced: false,
             committed: false,
         })
@@ -64,6 +67,25 @@ impl CheckpointWriter {
     #[must_use]
     pub fn staging_dir(&self) -> &Path {
         &self.staging
+    }
+
+    /// Makes this the child of an earlier checkpoint: a `parent` link with the text `link`, relative to the directory
+    /// of this one. Gives the parent's directory, to be read from now on.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if no checkpoint is there, or another `parent` link is in the way; [`ImageError::Io`].
+    pub fn set_parent(&mut self, link: &Path) -> Result<PathBuf> {
+        let base = if self.inside { &self.target } else { &self.staging };
+        let dir = base.join(link);
+        let invalid = |what: &str| ImageError::Invalid { path: dir.clone(), what: what.into() };
+        if !dir.join(Kind::Inventory.file_name(None)).is_file() {
+            return Err(invalid("there is no checkpoint that could be the parent"));
+        }
+        match fs::read_link(self.target.join(PARENT_LINK)) {
+            Ok(present) if present != link => return Err(invalid("another parent link is there already")),
+            _ => self.parent = Some(link.to_owned()),
+        }
+        dir.canonicalize().map_err(ImageError::io(&dir, "resolve"))
     }
 
     /// Writes an image of one entry.
@@ -154,6 +176,13 @@ impl CheckpointWriter {
         }
         if self.target.join(&inventory_name).exists() {
             return Err(ImageError::Exists { path: self.target.clone() });
+        }
+        if let Some(parent) = &self.parent {
+            let link = if self.inside { &self.target } else { &self.staging }.join(PARENT_LINK);
+            match std::os::unix::fs::symlink(parent, &link) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && self.inside => {}
+                made => made.map_err(ImageError::io(&link, "make"))?,
+            }
         }
         if self.inside {
             names.retain(|name| *name != *inventory_name);
@@ -263,6 +292,23 @@ mod tests {
         }
         assert_eq!(names(dir.path()), ["checkpoint-false", "checkpoint-true"]);
         assert_eq!(names(&dir.path().join("checkpoint-true")), ["dump.log", "inventory.img", "mm-7.img"]);
+    }
+
+    #[test]
+    fn a_parent_is_linked_wherever_the_child_is_staged() {
+        let dir = tempfile::tempdir().unwrap();
+        CheckpointWriter::create(dir.path().join("1")).unwrap().commit(&inventory()).unwrap();
+        fs::create_dir(dir.path().join("3")).unwrap();
+        for child in ["2", "3"] {
+            let target = dir.path().join(child);
+            let mut writer = CheckpointWriter::create(&target).unwrap();
+            let missing = writer.set_parent(Path::new("../nowhere")).unwrap_err();
+            assert!(matches!(missing, ImageError::Invalid { .. }), "{missing}");
+            let parent = writer.set_parent(Path::new("../1")).unwrap();
+            assert_eq!(parent, dir.path().join("1").canonicalize().unwrap());
+            writer.commit(&inventory()).unwrap();
+            assert_eq!(fs::read_link(target.join("parent")).unwrap(), Path::new("../1"));
+        }
     }
 
     #[test]

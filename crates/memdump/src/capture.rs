@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::error::{CaptureError, is_gone};
 use crate::plan::{Chunk, Chunks, PagePlan};
+use crate::query::PAGE_SIZE;
 use crate::remote::{ProcMem, ProcessVm, RemoteMemory};
 
 /// How memory is captured.
@@ -42,6 +43,29 @@ pub struct CaptureStats {
     pub forced_bytes: u64,
 }
 
+/// What was captured of a process that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LiveCapture {
+    /// What was read. Lost pages are counted, too: they have a place in the output, with nothing of use in it.
+    pub stats: CaptureStats,
+    /// Pages that were gone when it was their turn, as places in the output in pages, ascending.
+    pub lost: Vec<u64>,
+}
+
+/// Takes in the pages that were read.
+pub(crate) trait Sink {
+    /// `bytes` are those of `chunk`. The pages `lost`, counted like [`LiveCapture::lost`], mean nothing.
+    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64]) -> Result<(), CaptureError>;
+}
+
+impl Sink for File {
+    fn put(&self, chunk: &Chunk, bytes: &[u8], _lost: &[u64]) -> Result<(), CaptureError> {
+        let write = self.write_all_at(bytes, chunk.file_offset);
+        write.map_err(|source| CaptureError::Write { offset: chunk.file_offset, source })
+    }
+}
+
 /// Reads the pages of `plan` from `pid` and writes them to `out` at the places the plan says.
 ///
 /// The process must stand still: a page of the plan that cannot be read is an error. Nothing is synced. Memory used is
@@ -57,7 +81,25 @@ pub fn capture(
     options: &CaptureOptions,
 ) -> Result<CaptureStats, CaptureError> {
     let forced = ProcMem::open(pid)?;
-    Capture { pid, memory: &ProcessVm::new(pid), forced: &forced, out }.run(plan, options)
+    let capture = Capture { pid, memory: &ProcessVm::new(pid), forced: &forced, out, live: false };
+    Ok(capture.run(plan, options)?.stats)
+}
+
+/// As [`capture`], of a process that runs on meanwhile.
+///
+/// Pages of one moment do not fit those of another, and pages that can no longer be read are told in
+/// [`LiveCapture::lost`]: the caller leaves them out, and the next round repairs both.
+///
+/// # Errors
+/// As [`capture`], but never [`CaptureError::Unreadable`].
+pub fn capture_live(
+    pid: Pid,
+    plan: &PagePlan,
+    out: &File,
+    options: &CaptureOptions,
+) -> Result<LiveCapture, CaptureError> {
+    let forced = ProcMem::open(pid)?;
+    Capture { pid, memory: &ProcessVm::new(pid), forced: &forced, out, live: true }.run(plan, options)
 }
 
 /// As [`capture`], from any kind of memory. `pid` is only named in errors.
@@ -71,21 +113,23 @@ pub fn capture_from<M: RemoteMemory + Sync>(
     out: &File,
     options: &CaptureOptions,
 ) -> Result<CaptureStats, CaptureError> {
-    Capture { pid, memory, forced: memory, out }.run(plan, options)
+    Ok(Capture { pid, memory, forced: memory, out, live: false }.run(plan, options)?.stats)
 }
 
 /// Everything the copying threads share and do not change.
 #[derive(Debug)]
-struct Capture<'a, M, F> {
-    pid: Pid,
-    memory: &'a M,
+pub(crate) struct Capture<'a, M, F, S> {
+    pub(crate) pid: Pid,
+    pub(crate) memory: &'a M,
     /// Asked for pieces that `memory` refuses.
-    forced: &'a F,
-    out: &'a File,
+    pub(crate) forced: &'a F,
+    pub(crate) out: &'a S,
+    /// Pages may vanish meanwhile.
+    pub(crate) live: bool,
 }
 
-impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Capture<'_, M, F> {
-    fn run(&self, plan: &PagePlan, options: &CaptureOptions) -> Result<CaptureStats, CaptureError> {
+impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync, S: Sink + Sync> Capture<'_, M, F, S> {
+    pub(crate) fn run(&self, plan: &PagePlan, options: &CaptureOptions) -> Result<LiveCapture, CaptureError> {
         let work = Work::new(plan.chunks(options.buffer_bytes));
         let largest = options.buffer_bytes.min(usize::try_from(plan.total_bytes()).unwrap_or(usize::MAX));
         // No more threads than there can be chunks for.
@@ -102,7 +146,7 @@ impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Capture<'_, M, F> {
                 ended.fold(Ok(()), Result::and)
             })?;
         }
-        Ok(work.into_stats())
+        Ok(work.into_done())
     }
 
     /// What one thread does: takes chunks until there are none or one of them failed.
@@ -113,22 +157,27 @@ impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Capture<'_, M, F> {
             if done.is_err() {
                 work.stop();
             }
-            work.add(done?);
+            let (done, lost) = done?;
+            work.add(done, lost);
         }
         Ok(())
     }
 
-    fn copy_chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<CaptureStats, CaptureError> {
+    fn copy_chunk(
+        &self,
+        chunk: &Chunk,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(CaptureStats, Vec<u64>), CaptureError> {
         let bytes = chunk.len_bytes();
         buffer.resize(usize::try_from(bytes).expect("a chunk fits into the buffer"), 0);
-        let forced_bytes = self.fill(chunk, buffer)?;
-        let write = self.out.write_all_at(buffer, chunk.file_offset);
-        write.map_err(|source| CaptureError::Write { offset: chunk.file_offset, source })?;
-        Ok(CaptureStats { pages: bytes / crate::PAGE_SIZE, bytes, forced_bytes })
+        let mut lost = Vec::new();
+        let forced_bytes = self.fill(chunk, buffer, &mut lost)?;
+        self.out.put(chunk, buffer, &lost)?;
+        Ok((CaptureStats { pages: bytes / PAGE_SIZE, bytes, forced_bytes }, lost))
     }
 
     /// Reads the pieces of `chunk` into `buffer`; returns how many bytes had to be forced.
-    fn fill(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<u64, CaptureError> {
+    fn fill(&self, chunk: &Chunk, buffer: &mut [u8], lost: &mut Vec<u64>) -> Result<u64, CaptureError> {
         let mut pieces = chunk.iovecs.clone();
         let (mut finished, mut filled, mut forced_bytes) = (0, 0, 0);
         while let Some(left @ &mut [(addr, len), ..]) = pieces.get_mut(finished..) {
@@ -139,8 +188,19 @@ impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Capture<'_, M, F> {
                 Err(_) => 0, // the slow way can do more, and its error is the one that counts
             };
             if read == 0 {
-                read = self.force(addr, len, rest)?;
-                forced_bytes += to_u64(read);
+                read = match self.force(addr, len, rest) {
+                    Err(CaptureError::Unreadable { .. }) if self.live => {
+                        lost.push((chunk.file_offset + to_u64(filled)) / PAGE_SIZE);
+                        // The rest of this page; the next one may be there again.
+                        let page = (PAGE_SIZE - addr % PAGE_SIZE).min(len);
+                        usize::try_from(page).expect("a page fits into the buffer")
+                    }
+                    forced => {
+                        let read = forced?;
+                        forced_bytes += to_u64(read);
+                        read
+                    }
+                };
             }
             filled += read;
             finished += advance(left, to_u64(read));
@@ -191,12 +251,12 @@ struct Work<'a>(Mutex<State<'a>>);
 struct State<'a> {
     chunks: Chunks<'a>,
     stopped: bool,
-    stats: CaptureStats,
+    done: LiveCapture,
 }
 
 impl<'a> Work<'a> {
     fn new(chunks: Chunks<'a>) -> Self {
-        Self(Mutex::new(State { chunks, stopped: false, stats: CaptureStats::default() }))
+        Self(Mutex::new(State { chunks, stopped: false, done: LiveCapture::default() }))
     }
 
     /// Runs `change` on the state. Nothing in here panics half-way, so a poisoned lock protects good data.
@@ -212,16 +272,20 @@ impl<'a> Work<'a> {
         self.with(|state| state.stopped = true);
     }
 
-    fn add(&self, done: CaptureStats) {
+    fn add(&self, done: CaptureStats, lost: Vec<u64>) {
         self.with(|state| {
-            state.stats.pages += done.pages;
-            state.stats.bytes += done.bytes;
-            state.stats.forced_bytes += done.forced_bytes;
+            let stats = &mut state.done.stats;
+            stats.pages += done.pages;
+            stats.bytes += done.bytes;
+            stats.forced_bytes += done.forced_bytes;
+            state.done.lost.extend(lost);
         });
     }
 
-    fn into_stats(self) -> CaptureStats {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).stats
+    fn into_done(self) -> LiveCapture {
+        let mut done = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).done;
+        done.lost.sort_unstable();
+        done
     }
 }
 

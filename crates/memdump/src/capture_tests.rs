@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::query::{PAGE_SIZE, PageCategories, PageRun};
+use crate::query::{PageCategories, PageRun};
 use crate::remote::Recorded;
 
 const PAGE: usize = 4096;
@@ -67,10 +67,24 @@ fn what_the_fast_way_refuses_is_forced() {
     let (memory, forced) = (numbered(4), numbered(8));
     let plan = PagePlan::new([run(2, 4), run(0, 1), run(6, 2), run(1, 1)]);
     let out = tempfile::tempfile().unwrap();
-    let capture = Capture { pid: Pid::this(), memory: &memory, forced: &forced, out: &out };
-    let stats = capture.run(&plan, &options(1, 16)).unwrap();
+    let capture = Capture { pid: Pid::this(), memory: &memory, forced: &forced, out: &out, live: false };
+    let stats = capture.run(&plan, &options(1, 16)).unwrap().stats;
     assert_eq!(first_bytes(&out), [2, 3, 4, 5, 0, 6, 7, 1]);
     assert_eq!(stats.forced_bytes, 4 * PAGE_SIZE);
+}
+
+#[test]
+fn pages_that_vanish_while_the_process_runs_are_told() {
+    let memory = numbered(4);
+    let plan = PagePlan::new([run(2, 4), run(0, 1), run(9, 2), run(1, 1)]);
+    for (threads, pages) in [(1, 1), (1, 3), (2, 2), (1, 16)] {
+        let out = tempfile::tempfile().unwrap();
+        let capture = Capture { pid: Pid::this(), memory: &memory, forced: &memory, out: &out, live: true };
+        let done = capture.run(&plan, &options(threads, pages)).unwrap();
+        assert_eq!(done.lost, [2, 3, 5, 6]);
+        let bytes = std::iter::zip(0.., first_bytes(&out)).filter(|(at, _)| !done.lost.contains(at));
+        assert_eq!(bytes.map(|(_, byte)| byte).collect::<Vec<_>>(), [2, 3, 0, 1]);
+    }
 }
 
 /// A process that is gone.
@@ -88,7 +102,8 @@ fn death_is_told_from_holes() {
     let plan = PagePlan::new([run(0, 1)]);
     let error = capture_from(&Gone, Pid::this(), &plan, &out, &options(1, 1)).unwrap_err();
     assert!(matches!(error, CaptureError::Died { .. }), "{error:?}");
-    let capture = Capture { pid: Pid::this(), memory: &Recorded::new(), forced: &Gone, out: &out };
+    let capture =
+        Capture { pid: Pid::this(), memory: &Recorded::new(), forced: &Gone, out: &out, live: false };
     let error = capture.run(&plan, &options(1, 1)).unwrap_err();
     assert!(matches!(error, CaptureError::Died { .. }), "{error:?}");
 }
@@ -117,8 +132,8 @@ proptest! {
         });
         let plan = PagePlan::new(runs.iter().map(|&(page, pages)| run(page, pages)));
         let out = tempfile::tempfile().unwrap();
-        let capture = Capture { pid: Pid::this(), memory: &memory, forced: &forced, out: &out };
-        let stats = capture.run(&plan, &options(threads, pages)).unwrap();
+        let capture = Capture { pid: Pid::this(), memory: &memory, forced: &forced, out: &out, live: false };
+        let stats = capture.run(&plan, &options(threads, pages)).unwrap().stats;
         let expected: Vec<u8> = runs
             .iter()
             .flat_map(|&(page, pages)| page..page + pages)

@@ -78,6 +78,15 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
+    /// The pages of the parent checkpoint cannot be read.
+    #[error("cannot compare with the parent checkpoint at {addr:#x}")]
+    Parent {
+        /// Where in the memory of the process.
+        addr: u64,
+        /// What is wrong with the parent.
+        #[source]
+        source: rewake_images::ImageError,
+    },
     /// The captured pages cannot be written, for example because the disk is full.
     #[error("cannot write captured pages at offset {offset}")]
     Write {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 mod bad;
+mod chain;
 mod programs;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! All scenarios, by the name of the kernel object kind they are about.
 
+mod churn;
 mod minimal;
 
 mod threads;
@@ -20,6 +21,7 @@ const fn stopped(name: &'static str, run: fn(&Stage) -> Check) -> Scenario {
 
 /// The table: a new scenario is a module and a line here.
 pub(crate) const ALL: &[Scenario] = &[
+    any("churn", churn::churn),
     any("minimal", minimal::minimal),
     stopped("stopped", minimal::stopped),
     any("threads", threads::threads),

@@ -50,6 +50,15 @@ impl Area {
         Ok(Self { start, pages })
     }
 
+    /// The same area with another length, maybe elsewhere: mremap.
+    pub(crate) fn moved(self, pages: u64) -> Result<Self, Errno> {
+        let flags = libc::MREMAP_MAYMOVE as u64;
+        let arguments = [self.start, self.pages * PAGE, pages * PAGE, flags, 0, 0];
+        // SAFETY: an area of this program on which no Rust value lives; the caller goes on with the new one.
+        let start = unsafe { raw(libc::SYS_mremap, arguments) }?;
+        Ok(Self { start, pages })
+    }
+
     pub(crate) fn part(self, first: u64, pages: u64) -> Self {
         Self { start: self.start + first * PAGE, pages }
     }
