@@ -111,7 +111,13 @@ impl Checkpoint {
     /// # Errors
     /// Any error of reading it.
     pub fn read_all<M: Message + Name + Default>(&self, kind: Kind, number: Option<u64>) -> Result<Vec<M>> {
-        Ok(self.read_all_with(kind, number)?.into_iter().map(|(message, _)| message).collect())
+        let mut all = Vec::new();
+        if let Some(mut reader) = self.entries(kind, number)? {
+            while let Some((message, _)) = reader.next_message()? {
+                all.push(message);
+            }
+        }
+        Ok(all)
     }
 
     /// All entries of an array image, each with the bytes that follow it. Empty if there is no such image.

@@ -87,7 +87,8 @@ pub(crate) struct Task {
     pub(crate) mm: MmEntry,
     pub(crate) fs: FsEntry,
     pub(crate) extra: TaskExtra,
-    pub(crate) files: BTreeMap<u32, FileEntry>,
+    /// Boxed: an entry has room for every kind of file, and there may be many thousands.
+    pub(crate) files: BTreeMap<u32, Box<FileEntry>>,
     pub(crate) memfds: HashMap<u64, MemfdInodeEntry>,
     pub(crate) pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
     pub(crate) fifos: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
@@ -200,7 +201,6 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
     if !mm.aios.is_empty() {
         return Err(RestoreError::unsupported("asynchronous input/output (io_setup)", "not built yet"));
     }
-    let files: Vec<FileEntry> = checkpoint.read_all(Kind::Files, None)?;
     let memfds: Vec<MemfdInodeEntry> = checkpoint.read_all(Kind::Memfd, None)?;
     let queued = |kind| -> Result<HashMap<u32, (PipeDataEntry, Vec<u8>)>> {
         let data = checkpoint.read_all_with::<PipeDataEntry>(kind, None)?;
@@ -211,7 +211,7 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
         mm,
         fs: checkpoint.read(Kind::Fs, number)?,
         extra: checkpoint.read_opt(Kind::TaskExtra, number)?.unwrap_or_default(),
-        files: files.into_iter().map(|file| (file.id, file)).collect(),
+        files: files(checkpoint)?,
         memfds: memfds.into_iter().map(|inode| (inode.inode_id, inode)).collect(),
         pipes: queued(Kind::PipesData)?,
         fifos: queued(Kind::FifoData)?,
@@ -222,6 +222,16 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
     };
     read_ghosts(checkpoint, &mut task)?;
     Ok(task)
+}
+
+fn files(checkpoint: &Checkpoint) -> Result<BTreeMap<u32, Box<FileEntry>>> {
+    let mut files = BTreeMap::new();
+    if let Some(mut image) = checkpoint.entries(Kind::Files, None)? {
+        while let Some((file, _)) = image.next_message::<FileEntry>()? {
+            files.insert(file.id, Box::new(file));
+        }
+    }
+    Ok(files)
 }
 
 fn refuse_core(tid: u32, core: &CoreEntry) -> Result<()> {

@@ -53,7 +53,7 @@ impl OpenFiles {
         let task = &plan.task;
         for (&remap_id, (entry, contents)) in &task.ghosts {
             let orig = task.ghost_of.iter().find(|(_, remap)| **remap == remap_id).map(|(orig, _)| *orig);
-            let name = orig.and_then(|id| task.files.get(&id)).and_then(file_name);
+            let name = orig.and_then(|id| task.files.get(&id)).and_then(|file| file_name(file));
             let name = name.ok_or_else(|| {
                 RestoreError::inconsistent(format!("ghost file {remap_id}"), "no file is it")
             })?;
