@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::__cpuid_count;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// A part of the extended state; the value is its bit in `xstate_bv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +38,12 @@ impl XstatePart {
     /// Its bytes in the area, `None` if this processor does not have it. CPUID leaf 0xd.
     #[must_use]
     pub fn range(self) -> Option<Range<usize>> {
+        // The answer never changes, and in a virtual machine each question costs tens of microseconds.
+        static RANGES: [OnceLock<Option<Range<usize>>>; 10] = [const { OnceLock::new() }; 10];
+        RANGES.get(self as usize)?.get_or_init(|| self.ask()).clone()
+    }
+
+    fn ask(self) -> Option<Range<usize>> {
         let leaf = __cpuid_count(0xd, self as u32);
         let (size, offset) = (usize::try_from(leaf.eax).ok()?, usize::try_from(leaf.ebx).ok()?);
         (size > 0).then(|| offset..offset + size)
