@@ -1,6 +1,7 @@
 //! `cargo xtask interop …`: working with CRIU as a peer.
 
 mod case;
+mod files;
 mod known;
 mod runs;
 mod ways;
@@ -14,6 +15,7 @@ use crate::peer::{self, Peer};
 /// What `interop` understands.
 pub(crate) const USAGE: &str =
     "  interop run [SCENARIO…]       take the scenarios of the testkit from rewake to CRIU and back
+  interop files                 what both refuse and accept of changed files
   interop setup [--mirror URI]  fetch and unpack the CRIU to test against
   interop criu [--] ARGS        run that criu
   interop crit [--] ARGS        run its image tool";
@@ -23,12 +25,21 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let (command, rest) = match args {
         ["setup"] => return peer::setup(None),
         ["setup", "--mirror", mirror] => return peer::setup(Some(mirror)),
+        ["run"] => {
+            let files = runs::build().and_then(|rewake| files::run(&rewake));
+            return runs::run(&[]).and(files);
+        }
         ["run", names @ ..] => return runs::run(names),
         // How `run` starts itself inside a namespace.
         ["case", scenario, way, rewake, dir] => {
             let Some(way) = ways::Way::named(way) else { bail!("no way is called {way}") };
             return case::run(scenario, way, Path::new(rewake), Path::new(dir));
         }
+        ["files"] => {
+            Peer::open()?;
+            return files::run(&runs::build()?);
+        }
+        ["files-case", dumper, rewake, dir] => return files::case(dumper, Path::new(rewake), Path::new(dir)),
         ["criu", rest @ ..] => (Peer::open()?.criu(), rest),
         ["crit", rest @ ..] => (Peer::open()?.crit(), rest),
         _ => bail!("usage: cargo xtask interop <task>\n\n{USAGE}"),

@@ -55,7 +55,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
 }
 
 /// Builds what is tested, and says where the command is.
-fn build() -> Result<PathBuf> {
+pub(super) fn build() -> Result<PathBuf> {
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--package", "rewake-cli", "--bin", "rewake"])
         .current_dir(codegen::root())

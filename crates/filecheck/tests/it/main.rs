@@ -8,6 +8,8 @@
 )]
 
 mod build_id;
+mod built;
+mod checkpoint;
 mod cookie;
 mod elf;
 mod images;
