@@ -238,3 +238,88 @@ fn open_flags(pid: Pid, fd: i32) -> Result<u32> {
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
     Ok(flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    use rewake_filecheck::Part;
+
+    use super::*;
+
+    /// A process of a copy of `cat` that waits for input, so that its program can be changed.
+    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+    fn with_process(test: impl FnOnce(Pid, &Path)) {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: map_files is for the privileged");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::copy("/bin/cat", &program).unwrap();
+        let mut child = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        // What comes back has gone through the running program.
+        let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        std::io::Write::write_all(&mut input, b"x").unwrap();
+        std::io::Read::read_exact(&mut output, &mut [0]).unwrap();
+        test(pid, &program);
+        drop(input);
+        child.wait().unwrap();
+    }
+
+    fn taken(cookies: &mut FileCookies, pid: Pid) -> RegFileEntry {
+        let mut files = FileTable::new(0);
+        let id = files.add_link(pid, "exe", 0).unwrap().id;
+        cookies.take(&mut files, &[id]);
+        files.entries.first().unwrap().reg.clone().unwrap()
+    }
+
+    #[test]
+    fn hashes_taken_while_it_runs_are_there_when_it_stands() {
+        with_process(|pid, program| {
+            let areas = rewake_memdump::areas(pid).unwrap();
+            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let reg = taken(&mut cookies, pid);
+            assert_eq!(reg.size, Some(std::fs::metadata(program).unwrap().len()));
+            assert!(!reg.build_id.is_empty(), "distributions build with build-ids");
+            assert_eq!(cookies.own().len(), 1);
+            assert!(cookies.report.findings.is_empty(), "{:?}", cookies.report);
+        });
+    }
+
+    #[test]
+    fn a_file_that_changes_in_between_is_not_hashed_again_but_told() {
+        with_process(|pid, program| {
+            let areas = rewake_memdump::areas(pid).unwrap();
+            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let hashed = cookies.hashing.bytes_hashed();
+            std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o700)).unwrap();
+            let reg = taken(&mut cookies, pid);
+            assert!(!reg.build_id.is_empty(), "a build-id is a few bytes");
+            assert_eq!((cookies.hashing.bytes_hashed(), cookies.own().len()), (hashed, 0));
+            let [finding] = &cookies.report.findings[..] else { panic!("{:?}", cookies.report) };
+            assert_eq!(finding.severity, Severity::Unchecked);
+            assert!(
+                matches!(&finding.what, Mismatch::Unreadable { part: Part::Blake3, reason }
+                    if reason.contains("changed after the files were hashed")),
+                "{finding:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn contents_of_a_file_open_for_writing_are_not_hashed() {
+        with_process(|pid, program| {
+            let areas = rewake_memdump::areas(pid).unwrap();
+            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let mut files = FileTable::new(0);
+            let read = files.add_link(pid, "exe", 0).unwrap().id;
+            // The same file again, as if it were open for writing.
+            files.add_link(pid, "exe", libc::O_RDWR.unsigned_abs()).unwrap();
+            cookies.take(&mut files, &[read]);
+            assert!(cookies.own().is_empty() && cookies.report.findings.is_empty(), "{program:?}");
+        });
+    }
+}
