@@ -1,6 +1,7 @@
 //! Contents of memory: what is the task's own, and what is shared.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -106,7 +107,8 @@ impl<'a> Memory<'a> {
             let failed = |source| DumpError::Capture { pid, source };
             let name = || DumpError::proc(pid, object.inode.name.clone());
             let choosing = Instant::now();
-            let file = File::from(object.file.try_clone().map_err(name())?);
+            // Opened anew: looking for holes moves the position, and that of the descriptor is the program's.
+            let file = File::open(format!("/proc/self/fd/{}", object.file.as_raw_fd())).map_err(name())?;
             let size = object.inode.size.next_multiple_of(PAGE_SIZE);
             let runs = object_runs(&file, 0..size).map_err(name())?;
             let memory = ObjectMemory::new(&file);

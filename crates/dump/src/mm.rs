@@ -114,13 +114,13 @@ fn advice(flags: VmFlags) -> u64 {
         (VmFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE),
         (VmFlags::DONT_DUMP, libc::MADV_DONTDUMP),
         (VmFlags::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
+        (VmFlags::RANDOM_READ, libc::MADV_RANDOM),
+        (VmFlags::SEQUENTIAL_READ, libc::MADV_SEQUENTIAL),
     ];
     bits.into_iter().filter(|(flag, _)| flags.contains(*flag)).fold(0, |all, (_, advice)| all | 1 << advice)
 }
 
 fn extra(area: &Area) -> AreaExtra {
-    const MADV_RANDOM: u32 = 1;
-    const MADV_SEQUENTIAL: u32 = 2;
     let has = |flag| area.vm_flags.contains(flag);
     AreaExtra {
         start: area.start,
@@ -128,11 +128,7 @@ fn extra(area: &Area) -> AreaExtra {
         guards: Vec::new(),
         lock_on_fault: has(VmFlags::LOCK_ON_FAULT),
         sealed: has(VmFlags::SEALED),
-        read_ahead: match (has(VmFlags::SEQUENTIAL_READ), has(VmFlags::RANDOM_READ)) {
-            (true, _) => MADV_SEQUENTIAL,
-            (_, true) => MADV_RANDOM,
-            _ => 0,
-        },
+        read_ahead: 0,
         name: area.anon_name.clone().unwrap_or_default(),
     }
 }

@@ -206,6 +206,8 @@ fn parse_timers(text: &str) -> Option<Vec<PosixTimer>> {
         let value = u64::from_str_radix(value.trim_start_matches("0x"), 16).ok()?;
         timers.push(PosixTimer { id, signal: signal.parse().ok()?, value, notify, thread, clock });
     }
+    // The kernel lists the newest first; the images have them in the order in which they are to be created.
+    timers.sort_by_key(|timer| timer.id);
     Some(timers)
 }
 

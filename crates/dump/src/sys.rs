@@ -119,6 +119,14 @@ pub(crate) fn owner(fd: BorrowedFd<'_>) -> Result<Owner, Errno> {
     Ok(Owner { kind: kind.unsigned_abs(), pid, signal })
 }
 
+/// Asks for the time left, which brings the timer up to date. timerfd_gettime(2).
+pub(crate) fn timerfd_gettime(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut times = [0_u64; 4];
+    // SAFETY: the pointer is to four writable words, which is the size of struct itimerspec.
+    let ret = unsafe { libc::syscall(libc::SYS_timerfd_gettime, fd.as_raw_fd(), times.as_mut_ptr()) };
+    Errno::result(ret).map(drop)
+}
+
 /// Capacity of a pipe. fcntl(2), F_GETPIPE_SZ.
 pub(crate) fn pipe_size(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     // SAFETY: takes two numbers.

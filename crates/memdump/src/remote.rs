@@ -11,6 +11,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::error::CaptureError;
+use crate::query::PAGE_SIZE;
 
 /// Memory that can be read by address.
 pub trait RemoteMemory {
@@ -119,10 +120,17 @@ impl<'a> ObjectMemory<'a> {
 
 impl RemoteMemory for ObjectMemory<'_> {
     fn read_at(&self, addr: u64, buf: &mut [u8]) -> io::Result<usize> {
-        match self.object.read_at(buf, addr) {
-            Ok(0) if !buf.is_empty() => Err(Errno::EFAULT.into()),
-            other => other,
+        let read = self.object.read_at(buf, addr)?;
+        let Some(rest) = buf.get_mut(read..).filter(|rest| !rest.is_empty()) else { return Ok(read) };
+        // The last page of an object whose size is no multiple of a page holds zeros behind its end.
+        let end = addr.saturating_add(u64::try_from(read).expect("usize is at most 64 bits"));
+        let tail = usize::try_from(end.next_multiple_of(PAGE_SIZE) - end).expect("less than a page");
+        let zeros = tail.min(rest.len());
+        if read + zeros == 0 {
+            return Err(Errno::EFAULT.into());
         }
+        rest.iter_mut().take(zeros).for_each(|byte| *byte = 0);
+        Ok(read + zeros)
     }
 }
 
@@ -206,12 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn an_object_ends_where_it_ends() {
+    fn an_object_ends_with_its_last_page() {
         let mut object = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut object, b"abc").unwrap();
         let memory = ObjectMemory::new(&object);
-        let mut buf = [0; 8];
-        assert_eq!(memory.read_at(1, &mut buf).unwrap(), 2);
-        assert!(memory.read_at(3, &mut buf).is_err());
+        let mut buf = [9; 8];
+        assert_eq!(memory.read_at(1, &mut buf).unwrap(), 8);
+        assert_eq!(buf, *b"bc\0\0\0\0\0\0");
+        assert_eq!(memory.read_at(PAGE_SIZE - 3, &mut buf).unwrap(), 3);
+        assert!(memory.read_at(PAGE_SIZE, &mut buf).is_err());
     }
 }

@@ -85,7 +85,7 @@ fn rebuild(
     let exe = numbers.files.get(&plan.task.mm.exe_file_id).copied();
     let exe = exe.ok_or_else(|| RestoreError::inconsistent("the program", "its file is not open"))?;
     aspace::describe(&mut remote, plan, exe)?;
-    aspace::map(&mut remote, plan, &numbers.files, &numbers.old_shared)?;
+    aspace::map(&mut remote, plan, &numbers.files, &numbers.mapped, &numbers.old_shared)?;
     let copying = Instant::now();
     report.pages += memory::fill(&mut remote, plan, &store, options.threads)?;
     report.copying = copying.elapsed();
@@ -146,6 +146,7 @@ impl Drop for DescriptorRoom {
 struct Numbers {
     floor: RawFd,
     files: HashMap<u32, RawFd>,
+    mapped: HashMap<objects::MappedAs, RawFd>,
     old_shared: HashMap<u64, RawFd>,
     /// Held open for the stub to inherit.
     _open: Vec<OwnedFd>,
@@ -157,12 +158,21 @@ impl Numbers {
         // Standard descriptors are kept free of what is closed in the end.
         let floor = RawFd::try_from(highest.max(2) + 1)
             .map_err(|_| RestoreError::inconsistent("descriptors", "a number is out of range"))?;
-        let mut numbers =
-            Self { floor, files: HashMap::new(), old_shared: HashMap::new(), _open: Vec::new() };
-        let (named, shared) = files.into_parts();
+        let mut numbers = Self {
+            floor,
+            files: HashMap::new(),
+            mapped: HashMap::new(),
+            old_shared: HashMap::new(),
+            _open: Vec::new(),
+        };
+        let (named, mapped, shared) = files.into_parts();
         for (id, fd) in named {
             let number = numbers.keep(fd)?;
             numbers.files.insert(id, number);
+        }
+        for (mapped, fd) in mapped {
+            let number = numbers.keep(fd)?;
+            numbers.mapped.insert(mapped, number);
         }
         for (shmid, fd) in shared {
             let number = numbers.keep(fd)?;

@@ -11,6 +11,7 @@ use rewake_tracee::{Call, Remote, SCRATCH_LEN, find_instruction};
 use zerocopy::IntoBytes;
 
 use crate::error::{RestoreError, Result};
+use crate::objects::{MappedAs, mapped_as};
 use crate::plan::{Plan, TASK_SIZE, status};
 use crate::remote::Table;
 
@@ -118,11 +119,13 @@ fn move_vdso(table: &mut Table, ours: &Vdso, theirs: &VmaEntry, staging: u64) {
     }
 }
 
-/// Maps every area of the process, with its final protection. `fds` are the numbers its files have in the stub.
+/// Maps every area of the process, with its final protection. `fds` and `mapped` are the numbers its files have
+/// in the stub.
 pub(crate) fn map(
     remote: &mut Remote<'_>,
     plan: &Plan,
     fds: &HashMap<u32, RawFd>,
+    mapped: &HashMap<MappedAs, RawFd>,
     old_shared: &HashMap<u64, RawFd>,
 ) -> Result<()> {
     const KEPT: i32 = libc::MAP_SHARED
@@ -135,7 +138,8 @@ pub(crate) fn map(
         let object = || format!("memory {:#x}-{:#x}", vma.start, vma.end);
         let mut flags = vma.flags & KEPT.unsigned_abs();
         let fd = if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
-            let fd = u32::try_from(vma.shmid).ok().and_then(|id| fds.get(&id));
+            let own = mapped_as(plan, vma).and_then(|mapped_as| mapped.get(&mapped_as));
+            let fd = own.or_else(|| u32::try_from(vma.shmid).ok().and_then(|id| fds.get(&id)));
             Some(fd.ok_or_else(|| RestoreError::inconsistent(object(), "its file is not open"))?)
         } else if vma.status & status::ANON_SHARED != 0 {
             let fd = old_shared.get(&vma.shmid);

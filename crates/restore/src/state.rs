@@ -196,6 +196,8 @@ fn schedule(tid: u32, core: &CoreEntry, extra: Option<&ThreadExtra>) -> Result<(
             ..Default::default()
         };
         sys::sched_setattr(raw, attr).map_err(RestoreError::call("sched_setattr", object()))?;
+        // Policies that do not go by it leave it alone, but it is there for the day the policy changes.
+        sys::set_nice(raw, thread.sched_nice()).map_err(RestoreError::call("setpriority", object()))?;
     }
     let Some(extra) = extra else { return Ok(()) };
     if extra.io_priority != 0 {

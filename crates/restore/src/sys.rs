@@ -247,6 +247,13 @@ pub(crate) struct SchedAttr {
     pub(crate) period: u64,
 }
 
+/// Sets the nice value of a thread. setpriority(2).
+pub(crate) fn set_nice(tid: i32, nice: i32) -> Result<(), Errno> {
+    // SAFETY: takes three numbers.
+    let ret = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid, nice) };
+    Errno::result(ret).map(drop)
+}
+
 /// Sets scheduling of a thread. sched_setattr(2).
 pub(crate) fn sched_setattr(tid: i32, mut attr: SchedAttr) -> Result<(), Errno> {
     attr.size = u32::try_from(size_of::<SchedAttr>()).expect("48");

@@ -1,11 +1,21 @@
 //! timerfd_create(2).
 
+use std::os::fd::AsFd;
+
 use rewake_images::proto::{FdTypes, FileEntry, TimerfdEntry};
 
 use super::{OpenFile, entry};
-use crate::error::Result;
+use crate::error::{DumpError, Result};
+use crate::sys;
 
 pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
+    // A periodic timer that went off and was not read since is started again when somebody asks for the time left, and
+    // shows none until then.
+    sys::timerfd_gettime(file.dup.as_fd()).map_err(DumpError::call(
+        file.pid,
+        "timerfd_gettime",
+        format!("descriptor {}", file.fd),
+    ))?;
     let info = file.fdinfo()?;
     let number = |name: &str| -> Result<u64> {
         file.fdinfo_field(&info, name)?.parse().map_err(|_| file.fdinfo_malformed(name))

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rewake_images::proto::{FdTypes, FileEntry, FownEntry};
+use rewake_images::proto::{FdTypes, FileEntry, FownEntry, VmaEntry};
 use rewake_images::{Checkpoint, PAGE_SIZE};
 
 use crate::error::{RestoreError, Result};
@@ -23,10 +23,36 @@ use crate::sys;
 
 pub(crate) use eventpoll::epoll_steps;
 
+/// A file, and the access (O_ACCMODE) that a shared mapping has to it.
+pub(crate) type MappedAs = (u32, u32);
+
+/// How the file of a shared mapping must be open when its own entry is open in another way, `None` if that will do.
+///
+/// A mapping can never do more than the descriptor it was made with. CRIU writes one entry for all mappings of a file,
+/// with the flags of the first, and keeps what each needs with the mapping.
+pub(crate) fn mapped_as(plan: &Plan, vma: &VmaEntry) -> Option<MappedAs> {
+    let accmode = libc::O_ACCMODE.unsigned_abs();
+    if vma.status & status::FILE_SHARED == 0 {
+        return None;
+    }
+    let id = u32::try_from(vma.shmid).ok()?;
+    let file = plan.task.files.get(&id)?;
+    let opened = match (&file.reg, &file.memfd) {
+        (Some(reg), _) => reg.flags,
+        (_, Some(memfd)) => memfd.flags,
+        _ => return None,
+    };
+    let written = vma.prot & libc::PROT_WRITE.unsigned_abs() != 0;
+    let wanted = vma.fdflags.unwrap_or(if written { libc::O_RDWR.unsigned_abs() } else { 0 }) & accmode;
+    (opened & accmode != wanted).then_some((id, wanted))
+}
+
 /// The files of a plan, open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
     files: BTreeMap<u32, OwnedFd>,
+    /// Files opened once more for shared mappings, by what these may do.
+    mapped: BTreeMap<MappedAs, OwnedFd>,
     /// Shared memory by its number in the images.
     objects: HashMap<u64, OwnedFd>,
     pipes: HashMap<u32, pipe::Pipe>,
@@ -71,6 +97,13 @@ impl OpenFiles {
             let only_stood_in = directories.contains(&id) && !opened_by_fd.contains(&id);
             let fd = self.one(plan, checkpoint, file, only_stood_in)?;
             self.files.insert(id, fd);
+        }
+        for mapped in plan.task.mm.vmas.iter().filter_map(|vma| mapped_as(plan, vma)) {
+            let (id, access) = mapped;
+            if let (false, Some(file)) = (self.mapped.contains_key(&mapped), self.files.get(&id)) {
+                let again = reopen(file.as_fd(), access)?;
+                self.mapped.insert(mapped, again);
+            }
         }
         self.old_shared_memory(plan, checkpoint)
     }
@@ -165,12 +198,14 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// The files by id, and old shared memory by its number.
-    pub(crate) fn into_parts(self) -> (BTreeMap<u32, OwnedFd>, HashMap<u64, OwnedFd>) {
+    /// The files by id, those of mappings, and old shared memory by its number.
+    pub(crate) fn into_parts(self) -> Parts {
         let old = self.objects.into_iter().filter(|(number, _)| number & OLD_SHARED != 0);
-        (self.files, old.map(|(number, fd)| (number & !OLD_SHARED, fd)).collect())
+        (self.files, self.mapped, old.map(|(number, fd)| (number & !OLD_SHARED, fd)).collect())
     }
 }
+
+type Parts = (BTreeMap<u32, OwnedFd>, BTreeMap<MappedAs, OwnedFd>, HashMap<u64, OwnedFd>);
 
 /// Keeps numbers of old shared memory apart from those of memfds.
 const OLD_SHARED: u64 = 1 << 63;
@@ -193,13 +228,13 @@ fn with_owner(fd: OwnedFd, fown: &FownEntry, id: u32) -> Result<OwnedFd> {
 fn reopen(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let opened = open_with(&path, flags)?;
+    // What is followed here is that link, not one of the program's.
+    let opened = open_with(&path, flags & !libc::O_NOFOLLOW.unsigned_abs())?;
     Ok(opened.into())
 }
 
 /// Flags that say how a file was opened, not how it is open: they must not be repeated.
-const OPENING: i32 =
-    libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_NOFOLLOW | 0o20_000_000;
+const OPENING: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | 0o20_000_000;
 
 fn open_with(path: &std::path::Path, flags: u32) -> Result<File> {
     use nix::fcntl::{OFlag, open};

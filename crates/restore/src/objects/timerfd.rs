@@ -12,7 +12,13 @@ pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
     let lies = || RestoreError::inconsistent(object(), "a number is out of range");
     let clock = i32::try_from(entry.clockid).map_err(|_| lies())?;
     let fd = sys::timerfd(clock).map_err(RestoreError::call("timerfd_create", object()))?;
-    let times = [entry.isec, entry.insec, entry.vsec, entry.vnsec];
+    let mut left = (entry.vsec, entry.vnsec);
+    if left == (0, 0) && entry.ticks > 0 {
+        // A periodic timer that went off and was not read since: the kernel starts it again only when it is asked, so
+        // CRIU finds no time left. Restored as it stands, it would be off.
+        left = (entry.isec, entry.insec);
+    }
+    let times = [entry.isec, entry.insec, left.0, left.1];
     let [isec, insec, vsec, vnsec] = times.map(i64::try_from);
     let times = [
         isec.map_err(|_| lies())?,
@@ -22,7 +28,7 @@ pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
     ];
     // The remaining time is relative, however the timer was set, so TFD_TIMER_CANCEL_ON_SET, which is for absolute times,
     // is lost: the images do not say at what time it would have gone off.
-    if entry.vsec != 0 || entry.vnsec != 0 {
+    if left != (0, 0) {
         sys::timerfd_settime(fd.as_fd(), 0, times)
             .map_err(RestoreError::call("timerfd_settime", object()))?;
     }

@@ -16,13 +16,10 @@
     clippy::indexing_slicing,
     reason = "a wrong index is a bug of the scenario and fails it, as it should"
 )]
-#![allow(dead_code, reason = "tools for scenarios; those that use them all are being added")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod scenarios;
-#[allow(dead_code, reason = "a toolbox: a scenario finds there what the others use, too")]
 mod stage;
-#[allow(dead_code, reason = "a toolbox: a scenario finds there what the others use, too")]
 mod sys;
 
 use std::{path::PathBuf, process::ExitCode};

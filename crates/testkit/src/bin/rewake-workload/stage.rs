@@ -91,6 +91,14 @@ impl Stage {
         signal::await_terminate().at("wait for SIGTERM")
     }
 
+    /// The same, with a last step of the set-up after which the channel could not be opened any more.
+    pub(crate) fn freeze_after(&self, last_step: impl FnOnce() -> Check) -> Check {
+        let channel = self.channel()?;
+        last_step()?;
+        say_ready(channel)?;
+        signal::await_terminate().at("wait for SIGTERM")
+    }
+
     /// The same, but asleep in sigsuspend, a system call that must be restarted with the old mask in force.
     pub(crate) fn freeze_in_sigsuspend(&self) -> Check {
         signal::count_terminates().at("handle SIGTERM")?;
@@ -99,10 +107,12 @@ impl Stage {
     }
 
     /// Says that the state is set up. No descriptor of the channel is open afterwards.
-    pub(crate) fn announce(&self) -> Check {
-        let mut channel =
-            fs::OpenOptions::new().write(true).open(&self.ready).at("open the ready channel")?;
-        channel.write_all(b"ready\n").at("write to the ready channel")
+    fn announce(&self) -> Check {
+        say_ready(self.channel()?)
+    }
+
+    fn channel(&self) -> Result<fs::File, Failure> {
+        fs::OpenOptions::new().write(true).open(&self.ready).at("open the ready channel")
     }
 
     /// Leaves the verdict; it appears whole or not at all.
@@ -116,4 +126,8 @@ impl Stage {
         fs::write(&staged, text)?;
         fs::rename(&staged, &self.result)
     }
+}
+
+fn say_ready(mut channel: fs::File) -> Check {
+    channel.write_all(b"ready\n").at("write to the ready channel")
 }

@@ -1,9 +1,19 @@
 //! All scenarios, by the name of the kernel object kind they are about.
 
 mod churn;
+mod credentials;
+mod events;
+mod memfd;
+mod memory;
 mod minimal;
-
+mod pipe;
+mod process;
+mod regfile;
+mod registers;
+mod restart;
+mod signal;
 mod threads;
+mod timer;
 
 use crate::{
     Scenario,
@@ -12,6 +22,11 @@ use crate::{
 
 const fn any(name: &'static str, run: fn(&Stage) -> Check) -> Scenario {
     Scenario { name, needs_root: false, stopped: false, run }
+}
+
+/// Sets up what only root may.
+const fn root(name: &'static str, run: fn(&Stage) -> Check) -> Scenario {
+    Scenario { needs_root: true, ..any(name, run) }
 }
 
 /// Dumped while SIGSTOP has it stopped.
@@ -25,4 +40,63 @@ pub(crate) const ALL: &[Scenario] = &[
     any("minimal", minimal::minimal),
     stopped("stopped", minimal::stopped),
     any("threads", threads::threads),
+    any("registers", registers::registers),
+    any("segment-bases", registers::segment_bases),
+    any("rseq", registers::rseq),
+    any("sigaction", signal::sigaction),
+    any("sigmask", signal::sigmask),
+    any("sigtrap", signal::sigtrap),
+    any("pending", signal::pending),
+    any("pending-fault", signal::pending_fault),
+    any("itimers", timer::itimers),
+    any("posix-timers", timer::posix_timers),
+    root("credentials", credentials::credentials),
+    root("setuid", credentials::setuid),
+    root("thread-credentials", credentials::thread_credentials),
+    any("rlimits", process::rlimits),
+    any("scheduling", process::scheduling),
+    any("affinity", process::affinity),
+    any("attributes", process::attributes_of_task),
+    any("personality", process::personality),
+    any("extra", process::extra),
+    root("root", process::root),
+    any("anonymous", memory::anonymous),
+    any("shared-anonymous", memory::shared_anonymous),
+    any("file-private", memory::file_private),
+    any("file-shared", memory::file_shared),
+    any("stack", memory::stack),
+    any("protection", memory::protection),
+    any("guard", memory::guard),
+    any("advice", memory::advice),
+    any("wipe-on-fork", memory::wipe_on_fork),
+    any("read-ahead", memory::read_ahead),
+    any("locked", memory::locked),
+    any("locked-on-fault", memory::locked_on_fault),
+    any("huge-pages", memory::huge_pages),
+    any("no-huge-pages", memory::no_huge_pages),
+    any("brk", memory::brk),
+    any("sealed", memory::sealed),
+    any("regfile", regfile::regfile),
+    any("path-only", regfile::path_only),
+    any("directory", regfile::directory),
+    any("device", regfile::device),
+    any("shared-open-file", regfile::shared_open_file),
+    any("ghost", regfile::ghost),
+    any("pipe", pipe::pipe),
+    any("pipe-packets", pipe::pipe_packets),
+    any("fifo", pipe::fifo),
+    any("eventfd", events::eventfd),
+    any("eventfd-semaphore", events::eventfd_semaphore),
+    any("eventfd-large", events::eventfd_large),
+    any("eventpoll", events::eventpoll),
+    any("timerfd", events::timerfd),
+    any("signalfd", events::signalfd),
+    any("memfd", memfd::memfd),
+    any("restart-nanosleep", restart::restart_nanosleep),
+    any("restart-clock-nanosleep", restart::restart_clock_nanosleep),
+    any("restart-poll", restart::restart_poll),
+    any("restart-futex", restart::restart_futex),
+    any("restart-read", restart::restart_read),
+    any("restart-write", restart::restart_write),
+    any("restart-epoll", restart::restart_epoll),
 ];

@@ -1,12 +1,12 @@
 //! Safe faces of the system calls the scenarios need beyond std and nix.
 
+pub(crate) mod fd;
 pub(crate) mod mem;
 pub(crate) mod proc;
 pub(crate) mod robust;
 pub(crate) mod signal;
+pub(crate) mod spin;
 pub(crate) mod thread;
-
-use std::io;
 
 use nix::errno::Errno;
 
@@ -19,11 +19,6 @@ pub(crate) unsafe fn raw(number: libc::c_long, arguments: [u64; 6]) -> Result<u6
     // SAFETY: the caller vouches for the arguments.
     let done = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     Errno::result(done).map(|value| value as u64)
-}
-
-/// Turns the result of a C function into an error with its name's errno.
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    Ok(Errno::result(result)?)
 }
 
 /// The kernel's id of this thread, never a cached one.

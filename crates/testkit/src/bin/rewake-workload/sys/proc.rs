@@ -37,6 +37,8 @@ fn parse(line: &str) -> Option<Mapping> {
     let offset = u64::from_str_radix(words.next()?, 16).ok()?;
     let mut file = format!("{} {}", words.next()?, words.next()?);
     let name = words.collect::<Vec<_>>().join(" ");
+    // CRIU brings shared anonymous memory back as a memfd of that name.
+    let name = name.replace("/memfd:/dev/zero (deleted)", "/dev/zero (deleted)");
     if ["/dev/zero (deleted)", "/memfd:", "/SYSV"].iter().any(|kind| name.starts_with(kind)) {
         file.clear();
     }
@@ -77,13 +79,15 @@ pub(crate) fn check_mappings(before: &[Mapping]) -> Check {
     Ok(())
 }
 
-/// VmFlags of every mapping by its start, without those that only say how pages are tracked.
+/// VmFlags of every mapping by its start, without those that say how pages are tracked and whether they are accounted
+/// for (which of memory that was writable once and is not any more depends on its history).
 pub(crate) fn vm_flags() -> Result<BTreeMap<u64, String>, Failure> {
     let text = fs::read_to_string("/proc/self/smaps").at("read smaps")?;
     let (mut start, mut all) = (0, BTreeMap::new());
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            let kept: Vec<&str> = flags.split_ascii_whitespace().filter(|flag| *flag != "sd").collect();
+            let kept: Vec<&str> =
+                flags.split_ascii_whitespace().filter(|flag| !["sd", "ac"].contains(flag)).collect();
             all.insert(start, kept.join(" "));
         } else if let Some(address) =
             line.split('-').next().and_then(|word| u64::from_str_radix(word, 16).ok())

@@ -73,11 +73,6 @@ pub(crate) fn block(signals: &[i32]) -> Result<(), Errno> {
     set_mask(signals.iter().fold(mask()?, |mask, signal| mask | bit(*signal)))
 }
 
-/// Unblocks these signals.
-pub(crate) fn unblock(signals: &[i32]) -> Result<(), Errno> {
-    set_mask(signals.iter().fold(mask()?, |mask, signal| mask & !bit(*signal)))
-}
-
 /// Signal, code, value of a signal that was waiting.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Taken {
