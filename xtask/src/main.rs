@@ -6,6 +6,7 @@ mod ci;
 mod codegen;
 mod interop;
 mod peer;
+mod soak;
 
 use anyhow::{Result, bail};
 
@@ -17,6 +18,7 @@ fn main() -> Result<()> {
         ["codegen", "--check"] => codegen::run(true),
         ["ci"] => ci::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["soak", seconds] => soak::run(seconds),
         ["interop", rest @ ..] => interop::run(rest),
         _ => bail!(
             "usage: cargo xtask <task>
@@ -24,7 +26,9 @@ fn main() -> Result<()> {
   codegen [--check]             write the Rust of proto/, or fail if it is stale
   ci                            all checks: format, generated code, lints, features, documentation
 {}
+{}
 {}",
+            soak::USAGE,
             bench::USAGE,
             interop::USAGE
         ),

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use nix::unistd::Pid;
-use rewake_dump::{After, DumpOptions};
+use rewake_dump::{After, DumpOptions, DumpReport, Rounds};
 
 use crate::files::FileArgs;
 
@@ -36,6 +37,15 @@ pub(crate) struct Args {
     /// This checkpoint will be the parent of a later one
     #[arg(long)]
     track_mem: bool,
+    /// Free the room of pages in earlier generations that this one makes useless
+    #[arg(long, requires = "prev_images_dir")]
+    auto_dedup: bool,
+    /// First copy memory in so many rounds while the process runs, or in as many as pay
+    #[arg(long, value_name = "N|auto", value_parser = parse_rounds)]
+    pre_dumps: Option<PreDumps>,
+    /// With --pre-dumps auto: how long the process may stand still, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10, requires = "pre_dumps")]
+    max_freeze: u64,
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -67,11 +77,53 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
     options.parent = args.prev_images_dir.clone();
+    options.auto_dedup = args.auto_dedup;
     options.track_mem = args.track_mem;
     options.threads = args.threads.unwrap_or(options.threads);
-    let report = rewake_dump::dump(&options)?;
+    let rounds = args.pre_dumps.map(|rounds| match rounds {
+        PreDumps::Fixed(count) => Rounds::Fixed(count),
+        PreDumps::Auto => Rounds::Auto { max_freeze: Duration::from_millis(args.max_freeze) },
+    });
+    let Some(rounds) = rounds else {
+        let report = rewake_dump::dump(&options)?;
+        return show(args, &report, out);
+    };
+    let mut reports = rewake_dump::dump_in_rounds(&options, rounds)?;
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
+        return Ok(crate::DONE);
+    }
+    let last = reports.pop().context("a dump has a report")?;
+    for (round, report) in (1..).zip(&reports) {
+        writeln!(
+            out,
+            "round {round}: {} pages, {} as before, {} lost; frozen {:.1} ms of {:.1} ms",
+            report.pages,
+            report.parent_pages,
+            report.lost_pages,
+            report.frozen.as_secs_f64() * 1e3,
+            report.total.as_secs_f64() * 1e3,
+        )?;
+    }
+    show(args, &last, out)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PreDumps {
+    Fixed(usize),
+    Auto,
+}
+
+fn parse_rounds(text: &str) -> Result<PreDumps, String> {
+    match text {
+        "auto" => Ok(PreDumps::Auto),
+        _ => text.parse().map(PreDumps::Fixed).map_err(|_| "neither a number nor auto".to_owned()),
+    }
+}
+
+fn show(args: &Args, report: &DumpReport, out: &mut impl Write) -> anyhow::Result<u8> {
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
         writeln!(
             out,

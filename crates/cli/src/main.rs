@@ -6,6 +6,7 @@ mod core;
 mod crit;
 mod crit_tool;
 mod crit_x;
+mod dedup;
 mod demo;
 mod dump;
 mod files;
@@ -42,6 +43,7 @@ enum Command {
     Core(core::Args),
     Verify(verify::Args),
     Stamp(stamp::Args),
+    Dedup(dedup::Args),
     Demo(demo::Args),
 }
 
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Core(args) => core::run(args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Stamp(args) => stamp::run(args, &mut out),
+        Command::Dedup(args) => dedup::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {

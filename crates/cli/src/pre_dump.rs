@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Accepted for CRIU's sake: a pre-dump is always there to be a parent
     #[arg(long)]
     track_mem: bool,
+    /// Free the room of pages in earlier generations that this one makes useless
+    #[arg(long, requires = "prev_images_dir")]
+    auto_dedup: bool,
     /// Accepted for CRIU's sake: memory is always read
     #[arg(long, value_enum, default_value = "read")]
     pre_dump_mode: Mode,
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     }
     let mut options = DumpOptions::new(Pid::from_raw(args.pid), &args.images_dir);
     options.parent = args.prev_images_dir.clone();
+    options.auto_dedup = args.auto_dedup;
     options.threads = args.threads.unwrap_or(options.threads);
     let report = rewake_dump::pre_dump(&options)?;
     if args.json {

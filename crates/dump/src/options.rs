@@ -39,6 +39,9 @@ pub struct DumpOptions {
     pub parent: Option<PathBuf>,
     /// The next checkpoint will have this one as its parent: note when it was made.
     pub track_mem: bool,
+    /// Free the room that pages of ancestors take when nothing needs them any more: the ancestors can then no longer be
+    /// restored themselves.
+    pub auto_dedup: bool,
 }
 
 impl DumpOptions {
@@ -54,6 +57,7 @@ impl DumpOptions {
             files: FileOptions::default(),
             parent: None,
             track_mem: false,
+            auto_dedup: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use rewake_images::CheckpointWriter;
 use rewake_images::extra::TaskExtra;
 use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
-use rewake_memdump::{Area, CaptureError, same_mappings};
+use rewake_memdump::{Area, CaptureError, DirtyTracker, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
 use crate::cookies::FileCookies;
@@ -16,6 +16,7 @@ use crate::error::{DumpError, Result};
 use crate::memory::Memory;
 use crate::objects::{DescriptorTable, FileTable, refused};
 use crate::options::{After, DumpOptions, DumpReport};
+use crate::pre_dump::without_our_mark;
 use crate::preflight::{self, Pipes, list};
 use crate::proc::{self, Stat, Status};
 use crate::{asked, extra, mm, sys, write};
@@ -38,10 +39,20 @@ pub(crate) struct Task {
 /// [`DumpError::Obstacles`] if it holds what cannot be dumped; the others when something fails. In every case the
 /// process goes on as before and no checkpoint is left behind.
 pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
+    dump_with(options, None)
+}
+
+/// As [`dump`], with what `tracker` says of writes since the parent was made.
+pub(crate) fn dump_with(
+    options: &DumpOptions,
+    tracker: Option<&mut (dyn DirtyTracker + '_)>,
+) -> Result<DumpReport> {
     let begun = Instant::now();
     let pid = options.pid;
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
-    let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
+    let tracked = tracker.is_some();
+    let areas =
+        || rewake_memdump::areas(pid).map(|areas| without_our_mark(areas, tracked)).map_err(capture(pid));
     let (obstacles, areas) = preflight::preflight_with(pid, areas)?;
     if !obstacles.is_empty() {
         return Err(DumpError::Obstacles { obstacles });
@@ -56,7 +67,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     let freezing = Instant::now();
     let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
     let frozen = Instant::now();
-    let areas = settled(pid, areas)?;
+    let areas = without_our_mark(settled(pid, areas)?, tracked);
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             return Err(refused(pid, &format!("memory {:#x}-{:#x}", area.start, area.end), refusal));
@@ -73,7 +84,9 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
         hashing,
         ..Default::default()
     };
+    let written = tracker.map(|tracker| tracker.written(&areas)).transpose().map_err(capture(pid))?;
     let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+    memory.written = written.as_deref();
     memory.shared(&files.shared)?;
     memory.private(&areas, Some(&mut task.extra))?;
     write::images(&writer, &task, &files)?;
@@ -89,6 +102,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
             group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
             report.files = cookies.finish(&task, &files);
             report.total = begun.elapsed();
+            finished(options, &report)?;
             return Ok(report);
         }
     };
@@ -97,7 +111,18 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     write::commit(writer, &task, options)?;
     report.files = cookies.finish(&task, &files);
     report.total = begun.elapsed();
+    finished(options, &report)?;
     Ok(report)
+}
+
+/// What remains to be done when the checkpoint is in its place.
+pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()> {
+    write::stats(options, report);
+    if options.auto_dedup && options.parent.is_some() {
+        rewake_memdump::dedup(&options.images_dir)
+            .map_err(|source| DumpError::Capture { pid: options.pid, source })?;
+    }
+    Ok(())
 }
 
 /// Ids of the files whose code can run.

@@ -4,13 +4,14 @@ use std::io::Read;
 
 use nix::time::{ClockId, clock_gettime};
 use rewake_images::proto::{
-    InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, TaskKobjIdsEntry, TimensEntry, Timespec,
+    DumpStatsEntry, InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry,
+    TaskKobjIdsEntry, TimensEntry, Timespec,
 };
-use rewake_images::{CheckpointWriter, Kind};
+use rewake_images::{CheckpointWriter, ImageWriter, Kind, Layout};
 
 use crate::error::Result;
 use crate::objects::FileTable;
-use crate::options::DumpOptions;
+use crate::options::{DumpOptions, DumpReport};
 use crate::survey::Task;
 
 /// Ids of the kernel objects of the dumper itself; the task shares its namespaces.
@@ -166,6 +167,39 @@ pub(crate) fn pre_dump_inventory() -> InventoryEntry {
         img_version: NO_LAYOUT,
         pre_dump_mode: Some(CRIU_READ),
         dump_uptime: Some(uptime_us()),
+        ..Default::default()
+    }
+}
+
+/// Writes `stats-dump` beside the images of a checkpoint that is in its place: only now the times are known. Nothing reads
+/// it to restore, so a failure is only told.
+pub(crate) fn stats(options: &DumpOptions, report: &DumpReport) {
+    let path = options.images_dir.join(Kind::StatsDump.file_name(None));
+    let entry = StatsEntry { dump: Some(stats_of(report)), restore: None };
+    let written = ImageWriter::create(Kind::StatsDump, Layout::V11, path).and_then(|mut image| {
+        image.push(&entry)?;
+        image.finish()
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "no statistics");
+    }
+}
+
+/// As CRIU counts: choosing pages is its memdump time, and copying them its memwrite time.
+fn stats_of(report: &DumpReport) -> DumpStatsEntry {
+    let us = |time: std::time::Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    DumpStatsEntry {
+        freezing_time: us(report.freezing),
+        frozen_time: us(report.frozen),
+        memdump_time: us(report.choosing),
+        memwrite_time: us(report.copying),
+        pages_scanned: report.pages_scanned - report.shared_pages_scanned,
+        pages_skipped_parent: report.parent_pages - report.shared_parent_pages,
+        pages_written: report.pages - report.shared_pages,
+        pages_lazy: 0,
+        shpages_scanned: Some(report.shared_pages_scanned),
+        shpages_skipped_parent: Some(report.shared_parent_pages),
+        shpages_written: Some(report.shared_pages),
         ..Default::default()
     }
 }

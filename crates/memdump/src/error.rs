@@ -87,6 +87,18 @@ pub enum CaptureError {
         #[source]
         source: rewake_images::ImageError,
     },
+    /// Pages nobody needs cannot be given back to the file system.
+    #[error("cannot free pages of {}", path.display())]
+    Dedup {
+        /// The pages file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A checkpoint cannot be read.
+    #[error(transparent)]
+    Image(#[from] rewake_images::ImageError),
     /// The captured pages cannot be written, for example because the disk is full.
     #[error("cannot write captured pages at offset {offset}")]
     Write {

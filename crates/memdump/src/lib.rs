@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Layers, each usable alone: [`AreaReader`] (text of smaps and maps), [`PageScanner`] and [`PageQuery`] (page tables),
-//! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`object_runs`] (shared memory objects).
+//! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`object_runs`] (shared memory objects),
+//! [`DirtyTracker`] and [`same_as_parent`] (what changed since an earlier checkpoint).
 //!
 //! Nothing here stops a process, and nothing is written into one. Capture may fault pages in: reading a page that is
 //! in swap space, or one of a shared object that was not mapped, makes it present.
@@ -27,6 +28,7 @@
 mod area;
 mod capture;
 mod choose;
+mod dedup;
 mod error;
 mod increment;
 mod object;
@@ -38,11 +40,13 @@ mod smaps;
 mod survey;
 mod sys;
 mod table;
+mod track;
 mod vmflags;
 
 pub use area::{Area, AreaKind, same_mappings};
 pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_from, capture_live};
 pub use choose::{Choice, choice};
+pub use dedup::{DedupReport, dedup};
 pub use error::CaptureError;
 pub use increment::{common, compact, difference, same_as_parent, without_lost};
 pub use object::object_runs;
@@ -52,4 +56,5 @@ pub use remote::{ObjectMemory, ProcMem, ProcessVm, Recorded, RemoteMemory};
 pub use scan::PageScanner;
 pub use smaps::{AreaReader, areas, maps};
 pub use survey::{AreaPages, survey};
+pub use track::{DirtyTracker, UffdTracker};
 pub use vmflags::{Prot, VmFlags};

@@ -141,6 +141,7 @@ impl PageScanner {
             all_of: query.all_of.bits(),
             any_of: query.any_of.bits(),
             returned: query.returned.bits(),
+            protect: false,
         };
         while request.start < request.end {
             let (filled, walk_end) = sys::pagemap_scan(self.pagemap.as_fd(), &request, &mut self.regions)?;

@@ -28,6 +28,8 @@ pub(crate) struct ScanRequest {
     pub(crate) all_of: u64,
     pub(crate) any_of: u64,
     pub(crate) returned: u64,
+    /// Protect what is found again, and fail for memory that is not tracked asynchronously.
+    pub(crate) protect: bool,
 }
 
 #[repr(C)]
@@ -51,16 +53,19 @@ const SCAN_ARG_BYTES: u64 = 96;
 const _: () = assert!(size_of::<ScanArg>() == 96);
 
 /// Scans page tables; returns how many of `regions` were filled and where the walk says it ended. PAGEMAP_SCAN,
-/// Linux 6.7, `Documentation/admin-guide/mm/pagemap.rst`. Write protection is never changed.
+/// Linux 6.7, `Documentation/admin-guide/mm/pagemap.rst`. Write protection is only
+/// changed if asked for.
 pub(crate) fn pagemap_scan(
     pagemap: BorrowedFd<'_>,
     request: &ScanRequest,
     regions: &mut [PageRegion],
 ) -> Result<(usize, u64), Errno> {
     const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610; // _IOWR('f', 16, struct pm_scan_arg)
+    const PM_SCAN_WP_MATCHING: u64 = 1;
+    const PM_SCAN_CHECK_WPASYNC: u64 = 2;
     let mut arg = ScanArg {
         size: SCAN_ARG_BYTES,
-        flags: 0,
+        flags: if request.protect { PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC } else { 0 },
         start: request.start,
         end: request.end,
         walk_end: 0,
@@ -78,6 +83,30 @@ pub(crate) fn pagemap_scan(
     let filled = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
     let filled = Errno::result(filled)?;
     Ok((usize::try_from(filled).expect("Errno::result took the negative ones"), arg.walk_end))
+}
+
+/// Agrees with the kernel on asynchronous write protection. ioctl_userfaultfd(2), UFFDIO_API; Linux 6.7.
+pub(crate) fn uffd_api(uffd: BorrowedFd<'_>) -> Result<(), Errno> {
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    const UFFD_API: u64 = 0xaa;
+    const PAGEFAULT_FLAG_WP: u64 = 1;
+    const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+    const WP_UNPOPULATED: u64 = 1 << 13;
+    const WP_ASYNC: u64 = 1 << 15;
+    // struct uffdio_api: api, features, ioctls.
+    let mut args = [UFFD_API, PAGEFAULT_FLAG_WP | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED | WP_ASYNC, 0];
+    // SAFETY: the pointer is to three writable words, which is struct uffdio_api.
+    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, args.as_mut_ptr()) }).map(drop)
+}
+
+/// Makes a range of the memory behind `uffd` known as one to be write-protected. ioctl_userfaultfd(2), UFFDIO_REGISTER.
+pub(crate) fn uffd_register_wp(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
+    const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+    const REGISTER_MODE_WP: u64 = 2;
+    // struct uffdio_register: start, len, mode, ioctls.
+    let mut args = [start, len, REGISTER_MODE_WP, 0];
+    // SAFETY: the pointer is to four writable words, which is struct uffdio_register.
+    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, args.as_mut_ptr()) }).map(drop)
 }
 
 /// Maps one page of our own, reads it so that the kernel puts the shared page of zeros there, and shows its address

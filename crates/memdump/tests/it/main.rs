@@ -11,3 +11,4 @@ mod mapping;
 mod process;
 mod store;
 mod surveyed;
+mod tracked;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use rewake_dump::{After, DumpError, DumpOptions, DumpReport, dump, pre_dump};
-use rewake_images::{Checkpoint, ImageError, pages_of, pe, proto::PagemapEntry, proto::PagemapHead};
+use rewake_dump::{After, DumpError, DumpOptions, DumpReport, Rounds, dump, dump_in_rounds, pre_dump};
+use rewake_images::{
+    Checkpoint, ImageError, pages_of, pe, proto::PagemapEntry, proto::PagemapHead, proto::StatsEntry,
+};
 use rewake_restore::{RestoreOptions, restore};
 use rewake_testkit::{Workload, kernel_test};
 
@@ -62,7 +64,7 @@ kernel_test! {
         let mut names: Vec<_> = fs::read_dir(dir.path().join("2")).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         let pagemap = format!("pagemap-{}.img", workload.pid());
-        assert_eq!(names, ["inventory.img", pagemap.as_str(), "pages-1.img", "parent"]);
+        assert_eq!(names, ["inventory.img", pagemap.as_str(), "pages-1.img", "parent", "stats-dump"]);
 
         let (workload, last) = final_dump_and_restore(workload, 3);
         assert!(last.parent_pages >= first.pages - 2, "{last:?}");
@@ -112,6 +114,91 @@ kernel_test! {
         assert_eq!(verdict(&workload), "PASS");
     }
 
+    fn rounds_in_one_run_leave_little_to_the_dump() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut workload = Workload::spawn("churn", dir.path()).unwrap();
+        for (n, rounds) in [Rounds::Fixed(3), Rounds::Auto { max_freeze: Duration::from_millis(1) }].into_iter().enumerate() {
+            let images = dir.path().join(format!("rounds-{n}"));
+            let reports = dump_in_rounds(&DumpOptions::new(workload.pid(), &images), rounds)
+                .unwrap_or_else(|e| panic!("{}", chain(&e)));
+            assert!(reports.len() >= 3, "{reports:?}");
+            let last = reports.last().unwrap();
+            assert!(last.parent_pages > 0, "{reports:?}");
+            workload.wait_end(PATIENCE).unwrap();
+            restore(&RestoreOptions::new(images)).unwrap_or_else(|e| panic!("{}", chain(&e)));
+            workload = Workload::adopt(workload.pid(), workload.dir()).unwrap();
+        }
+        assert_eq!(verdict(&workload), "PASS");
+    }
+
+    fn rounds_leave_no_trace_in_a_process_that_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        let descriptors = || fs::read_dir(format!("/proc/{}/fd", workload.pid())).unwrap().count();
+        let before = descriptors();
+        let mut options = DumpOptions::new(workload.pid(), dir.path().join("images"));
+        options.after = After::LeaveRunning;
+        let reports = dump_in_rounds(&options, Rounds::Fixed(2)).unwrap();
+        // It sleeps. The vdso is never tracked, and being stopped may cost it a page.
+        assert!(reports[1].pages <= 4 && reports[1].parent_pages >= reports[0].pages - 4, "{reports:?}");
+        assert_eq!(descriptors(), before);
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", workload.pid())).unwrap();
+        assert!(!smaps.lines().any(|line| line.starts_with("VmFlags") && line.contains(" uw")));
+        assert_eq!(verdict(&workload), "PASS");
+    }
+
+    fn rounds_of_a_dump_that_fails_are_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        let mut options = DumpOptions::new(workload.pid(), dir.path().join("images"));
+        options.parent = Some("../nowhere".into());
+        dump_in_rounds(&options, Rounds::Fixed(2)).unwrap_err();
+        assert!(!options.images_dir.exists());
+        assert_eq!(verdict(&workload), "PASS");
+    }
+
+    fn statistics_say_what_the_report_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        pre_dump(&generation(workload.pid(), dir.path(), 1)).unwrap();
+        let (workload, report) = final_dump_and_restore(workload, 2);
+        let checkpoint = Checkpoint::open(dir.path().join("2")).unwrap();
+        let stats: StatsEntry = checkpoint.read(rewake_images::Kind::StatsDump, None).unwrap();
+        let stats = stats.dump.unwrap();
+        assert_eq!((stats.pages_written, stats.pages_skipped_parent), (report.pages, report.parent_pages));
+        assert_eq!(u128::from(stats.frozen_time), report.frozen.as_micros());
+        assert!(stats.pages_scanned >= stats.pages_written + stats.pages_skipped_parent);
+        assert_eq!(verdict(&workload), "PASS");
+    }
+
+    fn dedup_takes_pages_out_of_the_ancestors_and_the_youngest_is_as_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("churn", dir.path()).unwrap();
+        for n in 1..=4 {
+            let mut options = generation(workload.pid(), dir.path(), n);
+            options.auto_dedup = n % 2 == 0;
+            pre_dump(&options).unwrap();
+        }
+        let memory = || {
+            let store = Checkpoint::open(dir.path().join("4")).unwrap().memory(workload.pid().as_raw().unsigned_abs().into()).unwrap();
+            let mut bytes = Vec::new();
+            for run in store.runs() {
+                let mut part = vec![0; usize::try_from(run.bytes()).unwrap()];
+                store.read_at(run.vaddr, &mut part).unwrap();
+                bytes.push((run.vaddr, part));
+            }
+            bytes
+        };
+        let before = memory();
+        let report = rewake_memdump::dedup(&dir.path().join("4")).unwrap();
+        assert!(report.files > 0, "{report:?}");
+        assert!(memory() == before);
+        let again = rewake_memdump::dedup(&dir.path().join("4")).unwrap();
+        assert_eq!(again.freed_bytes, 0);
+        let (workload, _) = final_dump_and_restore(workload, 5);
+        assert_eq!(verdict(&workload), "PASS");
+    }
+
     fn full_dumps_form_a_chain_too() {
         let dir = tempfile::tempdir().unwrap();
         let workload = Workload::spawn("churn", dir.path()).unwrap();
@@ -156,6 +243,16 @@ kernel_test! {
             if Instant::now() >= end {
                 break;
             }
+            // And once with tracked writes.
+            let images = dir.path().join("rounds");
+            let reports = dump_in_rounds(&DumpOptions::new(workload.pid(), &images), Rounds::Fixed(5))
+                .unwrap_or_else(|e| panic!("{}", chain(&e)));
+            lost += reports.iter().map(|report| report.lost_pages).sum::<u64>();
+            kept += reports.last().unwrap().parent_pages;
+            workload.wait_end(PATIENCE).unwrap();
+            restore(&RestoreOptions::new(&images)).unwrap_or_else(|e| panic!("{}", chain(&e)));
+            workload = Workload::adopt(workload.pid(), workload.dir()).unwrap();
+            fs::remove_dir_all(&images).unwrap();
             // A chain of its own for every restored process, or the disk fills up.
             for old in 1..=n {
                 fs::remove_dir_all(dir.path().join(format!("{old}"))).unwrap();

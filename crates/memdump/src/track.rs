@@ -1,0 +1,183 @@
+//! Knowing which pages a running process has written since they were looked at last.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::area::{Area, AreaKind};
+use crate::error::CaptureError;
+use crate::query::{PAGE_SIZE, PageCategories, PageRun, push_run};
+use crate::sys::{self, PageRegion, ScanRequest};
+
+/// Something that notices writes.
+///
+/// Whatever it loses sight of it has to report as written: that costs pages, a page it kept quiet about would be wrong in
+/// the checkpoint.
+pub trait DirtyTracker {
+    /// The pages of `areas` that may have been written since the last call, ascending; all of an area that was not tracked.
+    /// Pages that are not present need not be told.
+    ///
+    /// The process may run: what it writes from now on is told by the next call.
+    ///
+    /// # Errors
+    /// [`CaptureError::Died`], [`CaptureError::Proc`].
+    fn written(&mut self, areas: &[Area]) -> Result<Vec<PageRun>, CaptureError>;
+
+    /// Whether the last [`DirtyTracker::written`] met areas that are not tracked, so that it is worth stopping the process for
+    /// [`DirtyTracker::begin`].
+    fn wants_to_begin(&self) -> bool;
+
+    /// Begins to track what was not. The process must stand still, and `areas` be its mappings as they are now: tracking a
+    /// part of a mapping would split it, which the program can notice.
+    fn begin(&mut self, areas: &[Area]);
+
+    /// Looks for writes from now on where [`DirtyTracker::begin`] began. The process may run again.
+    ///
+    /// # Errors
+    /// [`CaptureError::Died`], [`CaptureError::Proc`].
+    fn arm(&mut self) -> Result<(), CaptureError>;
+}
+
+/// Tracking by write protection that the kernel resolves itself, about a microsecond for each page that is written:
+/// userfaultfd with WP_ASYNC, read by PAGEMAP_SCAN. Linux 6.7.
+///
+/// When the descriptor is closed the kernel takes all of it back.
+#[derive(Debug)]
+pub struct UffdTracker {
+    pid: Pid,
+    uffd: OwnedFd,
+    regions: Vec<PageRegion>,
+    /// Areas that turned out not to be tracked, ascending.
+    unknown: Vec<Range<u64>>,
+    /// Areas that are tracked since the last begin.
+    begun: Vec<Range<u64>>,
+}
+
+/// Regions fetched by one call.
+const REGIONS: usize = 2048;
+
+impl UffdTracker {
+    /// Tracks the memory that `uffd` belongs to, which is that of `pid`: userfaultfd(2) called by the process itself, and
+    /// not yet agreed on with the kernel.
+    ///
+    /// # Errors
+    /// EINVAL if the kernel lacks asynchronous write protection or a way to read it.
+    pub fn new(pid: Pid, uffd: OwnedFd) -> Result<Self, Errno> {
+        sys::uffd_api(uffd.as_fd())?;
+        Ok(Self {
+            pid,
+            uffd,
+            regions: vec![PageRegion::default(); REGIONS],
+            unknown: Vec::new(),
+            begun: Vec::new(),
+        })
+    }
+
+    /// What of `range` was written, protecting it again. Fails for an area that is not tracked, after it may have
+    /// protected a part of the range: nothing is known of it then.
+    fn scan(&mut self, pagemap: &File, range: Range<u64>) -> Result<Vec<PageRun>, Errno> {
+        let mut runs = Vec::new();
+        let mut request = ScanRequest {
+            start: range.start,
+            end: range.end,
+            all_of: PageCategories::WRITTEN.bits(),
+            // A page that was never there counts as written, and marking all of a sparse reservation takes page tables.
+            any_of: (PageCategories::PRESENT | PageCategories::SWAPPED).bits(),
+            returned: PageCategories::WRITTEN.bits(),
+            protect: true,
+            ..ScanRequest::default()
+        };
+        while request.start < request.end {
+            let (filled, walk_end) = sys::pagemap_scan(pagemap.as_fd(), &request, &mut self.regions)?;
+            let found = self.regions.get(..filled).unwrap_or(&self.regions);
+            for region in found {
+                let pages = region.end.saturating_sub(region.start) / PAGE_SIZE;
+                push_run(
+                    &mut runs,
+                    PageRun { start: region.start, pages, categories: PageCategories::empty() },
+                );
+            }
+            if filled < self.regions.len() {
+                break;
+            }
+            // As in PageScanner: walk_end may lie before the last region.
+            request.start = walk_end.max(found.last().map_or(walk_end, |last| last.end));
+        }
+        Ok(runs)
+    }
+
+    /// Opened each time: one that was open before an exec would go on showing the old memory, where nothing happens.
+    fn pagemap(&self) -> Result<File, CaptureError> {
+        let path = PathBuf::from(format!("/proc/{}/pagemap", self.pid));
+        File::open(&path).map_err(|source| CaptureError::proc(self.pid, path, source))
+    }
+}
+
+/// Whether only the process itself writes there, and by addresses.
+fn is_private(area: &Area) -> bool {
+    matches!(area.kind, AreaKind::AnonPrivate | AreaKind::Heap | AreaKind::Stack | AreaKind::FilePrivate)
+}
+
+impl DirtyTracker for UffdTracker {
+    fn written(&mut self, areas: &[Area]) -> Result<Vec<PageRun>, CaptureError> {
+        let pagemap = self.pagemap()?;
+        self.unknown.clear();
+        let mut written = Vec::new();
+        // One call an area: a call over several that fails at the second has forgotten what was written to the first.
+        for area in areas {
+            let whole = PageRun {
+                start: area.start,
+                pages: area.len_bytes() / PAGE_SIZE,
+                categories: PageCategories::empty(),
+            };
+            if !is_private(area) {
+                push_run(&mut written, whole);
+                continue;
+            }
+            match self.scan(&pagemap, area.range()) {
+                Ok(runs) => runs.into_iter().for_each(|run| push_run(&mut written, run)),
+                Err(Errno::ESRCH) => return Err(CaptureError::Died { pid: self.pid }),
+                Err(_) => {
+                    self.unknown.push(area.range());
+                    push_run(&mut written, whole);
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    fn wants_to_begin(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    fn begin(&mut self, areas: &[Area]) {
+        self.begun.clear();
+        for area in areas.iter().filter(|area| is_private(area)) {
+            let known = self.unknown.binary_search_by_key(&area.start, |range| range.start).ok();
+            if known.and_then(|at| self.unknown.get(at)) != Some(&area.range()) {
+                continue; // tracked already, or another area than the one that was asked for
+            }
+            match sys::uffd_register_wp(self.uffd.as_fd(), area.start, area.len_bytes()) {
+                Ok(()) => self.begun.push(area.range()),
+                Err(error) => {
+                    tracing::debug!(pid = %self.pid, start = area.start, %error, "memory that cannot be tracked");
+                }
+            }
+        }
+    }
+
+    fn arm(&mut self) -> Result<(), CaptureError> {
+        let pagemap = self.pagemap()?;
+        for range in std::mem::take(&mut self.begun) {
+            // If it fails, the area has changed since: then it is not tracked, and the next round is told so.
+            if let Err(Errno::ESRCH) = self.scan(&pagemap, range) {
+                return Err(CaptureError::Died { pid: self.pid });
+            }
+        }
+        Ok(())
+    }
+}
