@@ -9,12 +9,13 @@ use crate::codegen;
 
 /// Combinations of features that must build without a warning, each alone: package and features.
 /// A crate that gains a feature gains lines here.
-const FEATURES: [(&str, &str); 5] = [
+const FEATURES: [(&str, &str); 6] = [
     ("rewake-images", ""),
     ("rewake-images", "mmap"),
     ("rewake-images", "json"),
     ("rewake-images", "mmap,json"),
     ("rewake-images", "explore"),
+    ("rewake-images", "validate"),
 ];
 
 /// Runs all checks; the first that fails ends the run.

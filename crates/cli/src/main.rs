@@ -15,6 +15,7 @@ mod memory;
 mod pre_dump;
 mod restore;
 mod stamp;
+mod validate;
 mod verify;
 
 use std::io::Write;
@@ -41,6 +42,7 @@ enum Command {
     Crit(crit_tool::Args),
     Memory(memory::Args),
     Core(core::Args),
+    Validate(validate::Args),
     Verify(verify::Args),
     Stamp(stamp::Args),
     Dedup(dedup::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Crit(args) => crit_tool::run(args, &mut out),
         Command::Memory(args) => memory::run(args, &mut out),
         Command::Core(args) => core::run(args, &mut out),
+        Command::Validate(args) => validate::run(args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Stamp(args) => stamp::run(args, &mut out),
         Command::Dedup(args) => dedup::run(args, &mut out),

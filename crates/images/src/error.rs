@@ -1,7 +1,7 @@
 //! What can be wrong with an image.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An image that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +143,26 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// The file it is about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { path, .. }
+            | Self::Magic { path, .. }
+            | Self::UnknownMagic { path, .. }
+            | Self::Truncated { path, .. }
+            | Self::Decode { path, .. }
+            | Self::MissingField { path, .. }
+            | Self::EntryCount { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::NoPage { path, .. }
+            | Self::NoTask { path, .. }
+            | Self::Exists { path } => path,
+            #[cfg(feature = "json")]
+            Self::Json { path, .. } => path,
+        }
+    }
+
     /// The path is copied only if there is an error to tell.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.into(), action, source }

@@ -16,15 +16,18 @@
 //! # Ok::<(), rewake_images::ImageError>(())
 //! ```
 //!
+//! [`edit`] changes images in place and keeps all it does not change, fields this crate does not know among it.
+//!
 //! Nothing here needs Linux. Input is hostile: sizes are checked against the file before memory is taken, required
 //! fields are checked, and errors name file, entry and byte offset.
 //!
 //! Features: `mmap` maps pages files instead of reading them ([`PageStore::slice`]); `explore` answers questions about a
-//! checkpoint.
+//! checkpoint; `validate` finds what is wrong with one.
 
 pub mod checkpoint;
 #[cfg(feature = "explore")]
 pub mod coredump;
+pub mod edit;
 mod error;
 #[cfg(feature = "explore")]
 pub mod explore;
@@ -33,8 +36,11 @@ pub mod framing;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod kind;
+mod merge;
 pub mod pagemap;
 mod required;
+#[cfg(feature = "validate")]
+pub mod validate;
 mod writer;
 
 /// The typed messages, generated from `proto/`.

@@ -1,9 +1,21 @@
 //! Required fields: prost decodes a message that lacks them without complaint, so they are looked for in the wire bytes.
 
-struct Shape {
-    name: &'static str,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
     required: &'static [(u32, &'static str)],
     nested: &'static [(u32, usize)],
+}
+
+impl Shape {
+    /// The shape of a message by its name.
+    pub(crate) fn of(message: &str) -> Option<&'static Self> {
+        SHAPES.get(SHAPES.binary_search_by_key(&message, |shape| shape.name).ok()?)
+    }
+
+    /// The shape of the message in field `number`, `None` if that holds no message.
+    pub(crate) fn nested(&self, number: u32) -> Option<&'static Self> {
+        SHAPES.get(self.nested.iter().find(|(n, _)| *n == number)?.1)
+    }
 }
 
 include!("generated/shapes.rs");
@@ -13,8 +25,7 @@ const MAX_DEPTH: usize = 100;
 
 /// The dotted name of the first required field that `bytes`, a `message`, lacks.
 pub(crate) fn missing(message: &str, bytes: &[u8]) -> Option<String> {
-    let index = SHAPES.binary_search_by_key(&message, |shape| shape.name).ok()?;
-    missing_in(SHAPES.get(index)?, bytes, MAX_DEPTH).map(|field| format!("{message}.{field}"))
+    missing_in(Shape::of(message)?, bytes, MAX_DEPTH).map(|field| format!("{message}.{field}"))
 }
 
 fn missing_in(shape: &Shape, mut bytes: &[u8], depth: usize) -> Option<String> {
@@ -40,7 +51,7 @@ fn missing_in(shape: &Shape, mut bytes: &[u8], depth: usize) -> Option<String> {
 
 /// Takes the next field; its bytes if it is length-delimited. `None` at the end, and on malformed bytes, which the
 /// decoder has refused before.
-fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+pub(crate) fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     let tag = varint(bytes)?;
     let number = u32::try_from(tag >> 3).ok()?;
     match tag & 7 {

@@ -2,6 +2,8 @@
 
 mod decode;
 mod encode;
+#[cfg(feature = "validate")]
+pub(crate) mod lint;
 mod own;
 mod parse;
 mod parse_payload;

@@ -27,7 +27,17 @@ pub(super) enum Wire<'a> {
 pub(super) fn items<'a>(
     schema: &Schema,
     message: &Message,
+    bytes: &'a [u8],
+) -> Result<Vec<Item<'a>>, Malformed> {
+    items_with(schema, message, bytes, |_, _| {})
+}
+
+/// As [`items`]; `unknown` gets the index of the field and the number of each enum value without name, which is left out.
+pub(super) fn items_with<'a>(
+    schema: &Schema,
+    message: &Message,
     mut bytes: &'a [u8],
+    mut unknown: impl FnMut(usize, i32),
 ) -> Result<Vec<Item<'a>>, Malformed> {
     let mut items: Vec<Item<'a>> = Vec::with_capacity(message.fields.len().min(bytes.len() / 2));
     let mut sorted = true;
@@ -37,11 +47,16 @@ pub(super) fn items<'a>(
             skip(&mut bytes, number, wire_type, MAX_DEPTH)?;
             continue;
         };
-        let known = |value: u64| match field.ty {
-            // A number without name: unknown, as a field without name is.
+        let mut known = |value: u64| {
+            let Type::Enum(e) = field.ty else { return true };
             #[expect(clippy::cast_possible_truncation, reason = "so does the encoding: enums have 32 bits")]
-            Type::Enum(e) => schema.enumeration(e).name_of((value as u32).cast_signed()).is_some(),
-            _ => true,
+            let number = (value as u32).cast_signed();
+            // A number without name: unknown, as a field without name is.
+            let known = schema.enumeration(e).name_of(number).is_some();
+            if !known {
+                unknown(index, number);
+            }
+            known
         };
         let wanted = wire_type_of(field.ty);
         let before = items.len();

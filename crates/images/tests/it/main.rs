@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rewake_images::kind::{Count, KINDS};
 use rewake_images::{Checkpoint, ImageError, ImageReader, ImageWriter, Kind, PageStore, proto};
 
+mod edit;
 mod hostile;
 
 fn testdata() -> PathBuf {
