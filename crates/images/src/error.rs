@@ -143,9 +143,9 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// The file it is about.
+    /// The file it is about, if it is about one.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. }
             | Self::Magic { path, .. }
@@ -157,9 +157,11 @@ impl ImageError {
             | Self::Invalid { path, .. }
             | Self::NoPage { path, .. }
             | Self::NoTask { path, .. }
-            | Self::Exists { path } => path,
+            | Self::Exists { path } => Some(path),
             #[cfg(feature = "json")]
-            Self::Json { path, .. } => path,
+            Self::Json { path, .. } => Some(path),
+            #[cfg(feature = "explore")]
+            Self::Pattern { .. } => None,
         }
     }
 

@@ -191,7 +191,7 @@ impl Report {
                     ImageError::Truncated { entry, .. } | ImageError::Decode { entry, .. } => Some(*entry),
                     _ => None,
                 };
-                let path = error.path();
+                let path = error.path().unwrap_or(&self.dir);
                 // The finding names the image already.
                 let why = error.to_string();
                 let why = why.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&why).to_owned();

@@ -59,7 +59,7 @@ fn unknown_fields_and_strange_orders_stay() {
     assert_eq!(proto::MmEntry::decode(&*changed).unwrap().vmas[1].prot, 7);
 
     // One in the middle goes, its unknown field with it and no other.
-    editor.edit(0, |mm: &mut proto::MmEntry| drop(mm.vmas.remove(1))).unwrap();
+    editor.edit(0, |mm: &mut proto::MmEntry| _ = mm.vmas.remove(1)).unwrap();
     assert_eq!(count(&editor.entries()[0].message), 3);
     assert_eq!(editor.entries()[0].message, strange_mm(&[0x1000, 0x5000]));
 
