@@ -177,7 +177,10 @@ impl<R: Read> Reader<R> {
             }
         }
         let text = rest.get(at..)?;
-        let index = fields.iter().take(FEW).position(|field| text.starts_with(&field.json_key))?;
+        // The second byte (the first is a quote) tells most names apart without a call.
+        let initial = text.get(1);
+        let matches = |field: &Field| field.json_key.get(1) == initial && text.starts_with(&field.json_key);
+        let index = fields.iter().take(FEW).position(matches)?;
         if let Some(start) = line {
             self.line += 1;
             (self.line_before, self.line_start) = (0, self.at + start);
@@ -207,13 +210,16 @@ impl<R: Read> Reader<R> {
         let digits = rest.get(blank..)?;
         let mut value = 0_u64;
         let mut len = 0;
-        loop {
-            match digits.get(len)? {
-                byte @ b'0'..=b'9' if len < SURELY_FITS => value = value * 10 + u64::from(byte - b'0'),
-                b',' | b'}' | b']' | b'\n' | b' ' if len > 0 => break,
-                _ => return None,
+        for byte in digits.iter().take(SURELY_FITS) {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                break;
             }
+            value = value * 10 + u64::from(digit);
             len += 1;
+        }
+        if len == 0 || !matches!(digits.get(len)?, b',' | b'}' | b']' | b'\n' | b' ') {
+            return None;
         }
         if len > 1 && digits.first() == Some(&b'0') {
             return None;

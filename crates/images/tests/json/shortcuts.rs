@@ -99,3 +99,18 @@ fn unknown_names_are_named() {
     let error = encode_image("json".as_ref(), raw, &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("UTF-8"), "{error}");
 }
+
+#[test]
+fn truncated_anywhere() {
+    for name in
+        ["pipe00-h/pagemap-66.img.raw.json", "pipe00-h/pstree.img.json", "payloads/sk-queues.img.raw.json"]
+    {
+        let json = std::fs::read(super::testdata().join(name)).unwrap();
+        let json = json.trim_ascii_end();
+        for len in 0..json.len() {
+            let cut = json.get(..len).unwrap();
+            let error = encode_image(name.as_ref(), cut, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}:")), "{len}: {error}");
+        }
+    }
+}
