@@ -17,10 +17,8 @@ use rewake_filecheck::{
 use rewake_images::proto::RegFileEntry;
 use rewake_memdump::{Area, AreaKind, Prot, VmFlags};
 
-use crate::error::Result;
 use crate::objects::{FileTable, NamedFile};
 use crate::preflight::list;
-use crate::proc;
 use crate::survey::Task;
 
 /// How files are looked at during a dump.
@@ -82,6 +80,10 @@ impl FileCookies {
         let mut seen = seen(pid, areas);
         seen.sort_by_key(|file| file.state.size);
         for file in seen {
+            // An exception only asks for less.
+            if hashing.known(&file.state, options.policy.record.parts(file.role)).is_some() {
+                continue;
+            }
             let Ok(path) = std::fs::read_link(&file.link) else { continue };
             let parts = asked(&options.policy, &path, file.role);
             // Closed or unmapped since: no cookie will be wanted.
@@ -211,8 +213,8 @@ fn writable(flags: u32) -> bool {
 fn seen(pid: Pid, areas: &[Area]) -> Vec<Seen> {
     let mut all: HashMap<Identity, Seen> = HashMap::new();
     let mut note = |link: PathBuf, executable: bool, writable: bool| {
-        let Ok(held) = Held::at(&link) else { return };
-        let state = held.state();
+        // Of thousands of descriptors most need no more than this.
+        let Ok(state) = FileState::at(&link) else { return };
         if state.is_regular() {
             let file = all.entry(identity(&state)).or_insert(Seen { link, state, role: Role::default() });
             file.role.executable |= executable;
@@ -227,16 +229,18 @@ fn seen(pid: Pid, areas: &[Area]) -> Vec<Seen> {
         }
     }
     for fd in list(pid, "fd").unwrap_or_default() {
-        let flags = open_flags(pid, fd).unwrap_or(0);
-        note(PathBuf::from(format!("/proc/{pid}/fd/{fd}")), false, writable(flags));
+        let link = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+        let writable = open_for_writing(&link);
+        note(link, false, writable);
     }
     all.into_values().collect()
 }
 
-fn open_flags(pid: Pid, fd: i32) -> Result<u32> {
-    let text = proc::read(pid, &format!("fdinfo/{fd}"))?;
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    Ok(flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0))
+/// The permissions of the link tell how the file is open. proc_pid_fd(5).
+fn open_for_writing(link: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    const OWNER_WRITES: u32 = 0o200;
+    std::fs::symlink_metadata(link).is_ok_and(|link| link.permissions().mode() & OWNER_WRITES != 0)
 }
 
 #[cfg(test)]

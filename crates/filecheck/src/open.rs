@@ -41,6 +41,17 @@ impl FileState {
         Ok(Self::from(&metadata))
     }
 
+    /// Asks the kernel what `path` leads to now, symbolic links followed.
+    ///
+    /// # Errors
+    ///
+    /// [`CookieError::Read`] when `stat` fails.
+    pub fn at(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path)
+            .map_err(|source| CookieError::Read { what: "file attributes", source })?;
+        Ok(Self::from(&metadata))
+    }
+
     /// Whether it is a regular file.
     pub fn is_regular(&self) -> bool {
         self.mode & nix::libc::S_IFMT == nix::libc::S_IFREG
