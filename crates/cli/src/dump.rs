@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Let the process go on afterwards
     #[arg(short = 'R', long, conflicts_with = "leave_stopped")]
     leave_running: bool,
+    /// Let the process go on as soon as a copy of it holds its memory, which is then written at leisure
+    #[arg(long, requires = "leave_running")]
+    snapshot: bool,
     /// Leave the process stopped afterwards (SIGSTOP)
     #[arg(short = 's', long)]
     leave_stopped: bool,
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
     options.parent = args.prev_images_dir.clone();
+    options.snapshot = args.snapshot;
     options.auto_dedup = args.auto_dedup;
     options.track_mem = args.track_mem;
     options.threads = args.threads.unwrap_or(options.threads);

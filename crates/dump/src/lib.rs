@@ -28,6 +28,7 @@ mod pre_dump;
 mod preflight;
 mod proc;
 mod rounds;
+mod snapshot;
 mod survey;
 mod sys;
 mod write;

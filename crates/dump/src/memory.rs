@@ -27,6 +27,8 @@ pub(crate) struct Memory<'a> {
     options: CaptureOptions,
     parent: Option<&'a Path>,
     report: &'a mut DumpReport,
+    /// Whose memory is read: the task's, or that of its copy.
+    pub(crate) source: Pid,
     /// The task runs on meanwhile.
     pub(crate) live: bool,
     /// All pages that may differ from the parent, ascending; without it, pages are compared.
@@ -43,12 +45,12 @@ impl<'a> Memory<'a> {
         report: &'a mut DumpReport,
     ) -> Self {
         let options = CaptureOptions { threads, ..Default::default() };
-        Self { pid, writer, options, parent, report, live: false, written: None }
+        Self { pid, writer, options, parent, report, source: pid, live: false, written: None }
     }
 
     /// Copies the memory that belongs to the task alone, and notes guard pages in `extra`.
     pub(crate) fn private(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<()> {
-        let pid = self.pid;
+        let pid = self.source;
         let failed = |source| DumpError::Capture { pid, source };
         let choosing = Instant::now();
         let mut runs = Vec::new();
@@ -63,7 +65,7 @@ impl<'a> Memory<'a> {
                 of_area.into_iter().for_each(|run| push_ascending(&mut runs, run));
             }
         }
-        let number = u64::from(pid.as_raw().unsigned_abs());
+        let number = u64::from(self.pid.as_raw().unsigned_abs());
         let same = match self.store(Kind::Pagemap, number)? {
             None => Vec::new(),
             Some(store) => match self.written {

@@ -39,6 +39,9 @@ pub struct DumpOptions {
     pub parent: Option<PathBuf>,
     /// The next checkpoint will have this one as its parent: note when it was made.
     pub track_mem: bool,
+    /// With [`After::LeaveRunning`]: the process goes on as soon as a copy of it holds its memory, which is then written at
+    /// leisure. Meanwhile it counts as two, and pages it writes are copied.
+    pub snapshot: bool,
     /// Free the room that pages of ancestors take when nothing needs them any more: the ancestors can then no longer be
     /// restored themselves.
     pub auto_dedup: bool,
@@ -58,6 +61,7 @@ impl DumpOptions {
             parent: None,
             track_mem: false,
             auto_dedup: false,
+            snapshot: false,
         }
     }
 }

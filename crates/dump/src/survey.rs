@@ -19,6 +19,7 @@ use crate::options::{After, DumpOptions, DumpReport};
 use crate::pre_dump::without_our_mark;
 use crate::preflight::{self, Pipes, list};
 use crate::proc::{self, Stat, Status};
+use crate::snapshot::{self, Snapshot};
 use crate::{asked, extra, mm, sys, write};
 
 /// A process as it is written down.
@@ -88,9 +89,28 @@ pub(crate) fn dump_with(
     let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
     memory.written = written.as_deref();
     memory.shared(&files.shared)?;
-    memory.private(&areas, Some(&mut task.extra))?;
+    let snapshot = snapshot(options, &mut group, &areas)?;
+    if snapshot.is_none() {
+        memory.private(&areas, Some(&mut task.extra))?;
+    }
     write::images(&writer, &task, &files)?;
     write::own_cookies(&writer, cookies.own())?;
+    if let Some(snapshot) = snapshot {
+        group.release(Release::Resume).map_err(DumpError::tracee(pid))?;
+        report.frozen = frozen.elapsed();
+        let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+        memory.source = snapshot.pid();
+        memory.written = written.as_deref();
+        memory.private(&areas, Some(&mut task.extra))?;
+        snapshot.finish()?;
+        write::task_extra(&writer, &task)?;
+        write::commit(writer, &task, options)?;
+        report.files = cookies.finish(&task, &files);
+        report.total = begun.elapsed();
+        finished(options, &report)?;
+        return Ok(report);
+    }
+    write::task_extra(&writer, &task)?;
 
     let how = match options.after {
         After::LeaveRunning => Release::Resume,
@@ -123,6 +143,26 @@ pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()>
             .map_err(|source| DumpError::Capture { pid: options.pid, source })?;
     }
     Ok(())
+}
+
+/// A copy of the process to read its memory from, if that is asked for and possible.
+fn snapshot(options: &DumpOptions, group: &mut ThreadGroup, areas: &[Area]) -> Result<Option<Snapshot>> {
+    if !options.snapshot || options.after != After::LeaveRunning {
+        return Ok(None);
+    }
+    if !snapshot::holds_all(areas) {
+        tracing::warn!(
+            "it has memory that no child gets (MADV_DONTFORK, MADV_WIPEONFORK): it stands while all is copied"
+        );
+        return Ok(None);
+    }
+    match Snapshot::take(group)? {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(error) => {
+            tracing::warn!(error, "no copy of the process can be made: it stands while its memory is copied");
+            Ok(None)
+        }
+    }
 }
 
 /// Ids of the files whose code can run.

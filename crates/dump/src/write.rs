@@ -55,7 +55,6 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
     writer.write(Kind::Mm, pid, &task.mm)?;
     writer.write(Kind::Fs, pid, &task.fs)?;
     writer.write(Kind::Ids, pid, &ids)?;
-    writer.write(Kind::TaskExtra, pid, &task.extra)?;
     writer.write_all(Kind::Fdinfo, Some(ids.files_id.into()), &task.fdinfo)?;
     writer.write_all(Kind::Files, None, &files.entries)?;
     writer.write_all(Kind::RemapFpath, None, &files.remaps)?;
@@ -68,6 +67,12 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
     writer.write(Kind::Seccomp, None, &SeccompEntry::default())?;
     writer.write(Kind::Timens, Some(0), &clocks())?;
     Ok(())
+}
+
+/// The image of our own, which is complete when memory was looked at.
+pub(crate) fn task_extra(writer: &CheckpointWriter, task: &Task) -> Result<()> {
+    let pid = u64::from(task.pid.as_raw().unsigned_abs());
+    Ok(writer.write(Kind::TaskExtra, Some(pid), &task.extra)?)
 }
 
 fn pipes(writer: &CheckpointWriter, files: &FileTable, kind: Kind) -> Result<()> {

@@ -157,6 +157,34 @@ kernel_test! {
         assert_eq!(verdict(&workload), "PASS");
     }
 
+    fn a_snapshot_restores_and_leaves_nothing_in_the_process() {
+        for (scenario, holds_still) in [("minimal", true), ("churn", false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let workload = Workload::spawn(scenario, dir.path()).unwrap();
+            let mut options = DumpOptions::new(workload.pid(), dir.path().join("1"));
+            options.after = After::LeaveRunning;
+            options.snapshot = true;
+            dump(&options).unwrap_or_else(|e| panic!("{}", chain(&e)));
+            for task in fs::read_dir(format!("/proc/{}/task", workload.pid())).unwrap() {
+                let children = fs::read_to_string(task.unwrap().path().join("children")).unwrap();
+                assert_eq!(children, "", "a child is left");
+            }
+            if holds_still {
+                // The same memory as when it stands still: a full dump finds next to nothing changed.
+                let mut second = generation(workload.pid(), dir.path(), 2);
+                second.after = After::LeaveRunning;
+                let report = dump(&second).unwrap();
+                assert!(report.pages <= 4 && report.parent_pages > 40, "{report:?}");
+            }
+            assert_eq!(verdict(&workload), "PASS");
+            drop(workload);
+            fs::remove_file(dir.path().join("result")).unwrap();
+            let report = restore(&RestoreOptions::new(dir.path().join("1"))).unwrap_or_else(|e| panic!("{}", chain(&e)));
+            let pid = Pid::from_raw(i32::try_from(report.pid).unwrap());
+            assert_eq!(verdict(&Workload::adopt(pid, dir.path()).unwrap()), "PASS");
+        }
+    }
+
     fn statistics_say_what_the_report_says() {
         let dir = tempfile::tempdir().unwrap();
         let workload = Workload::spawn("minimal", dir.path()).unwrap();
