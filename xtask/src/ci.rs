@@ -9,13 +9,14 @@ use crate::codegen;
 
 /// Combinations of features that must build without a warning, each alone: package and features.
 /// A crate that gains a feature gains lines here.
-const FEATURES: [(&str, &str); 6] = [
+const FEATURES: [(&str, &str); 7] = [
     ("rewake-images", ""),
     ("rewake-images", "mmap"),
     ("rewake-images", "json"),
     ("rewake-images", "mmap,json"),
     ("rewake-images", "explore"),
     ("rewake-images", "validate"),
+    ("rewake-images", "archive"),
 ];
 
 /// Runs all checks; the first that fails ends the run.

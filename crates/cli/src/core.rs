@@ -4,16 +4,18 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use rewake_images::Checkpoint;
+use rewake_images::archive::Contents;
 use rewake_images::coredump::write_core;
 use rewake_images::explore::Explorer;
+
+use crate::source::Source;
 
 /// Write a core file of a checkpointed process, for gdb
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// The checkpoint, or an archive that podman, CRI-O or containerd made
+    #[arg(value_name = "DIR|ARCHIVE")]
+    path: PathBuf,
     /// The process [default: the first of the tree]
     #[arg(short, long)]
     pid: Option<u32>,
@@ -26,8 +28,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let checkpoint = Checkpoint::open(&args.dir)?;
-    let explorer = Explorer::new(&checkpoint)?;
+    let source = Source::open(&args.path, Contents::Memory)?;
+    let explorer = Explorer::new(source.checkpoint())?;
     let pid = match args.pid {
         Some(pid) => pid,
         None => explorer.tasks().first().context("the process tree is empty")?.entry.pid,

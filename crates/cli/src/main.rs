@@ -8,12 +8,16 @@ mod crit_tool;
 mod crit_x;
 mod dedup;
 mod demo;
+mod diff;
 mod dump;
 mod files;
+mod inspect;
 mod log;
 mod memory;
 mod pre_dump;
+mod recode;
 mod restore;
+mod source;
 mod stamp;
 mod validate;
 mod verify;
@@ -40,9 +44,12 @@ enum Command {
     Restore(restore::Args),
     Check(check::Args),
     Crit(crit_tool::Args),
+    Inspect(inspect::Args),
     Memory(memory::Args),
     Core(core::Args),
     Validate(validate::Args),
+    Diff(diff::Args),
+    Recode(recode::Args),
     Verify(verify::Args),
     Stamp(stamp::Args),
     Dedup(dedup::Args),
@@ -66,9 +73,12 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args, &mut out),
         Command::Check(args) => check::run(args, &mut out),
         Command::Crit(args) => crit_tool::run(args, &mut out),
+        Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Memory(args) => memory::run(args, &mut out),
         Command::Core(args) => core::run(args, &mut out),
         Command::Validate(args) => validate::run(args, &mut out),
+        Command::Diff(args) => diff::run(args, &mut out),
+        Command::Recode(args) => recode::run(args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Stamp(args) => stamp::run(args, &mut out),
         Command::Dedup(args) => dedup::run(args, &mut out),

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use rewake_images::Checkpoint;
+use rewake_images::archive::Contents;
 use rewake_images::explore::{Explorer, Hit, Pattern, Space};
+
+use crate::source::Source;
 
 /// Look into the memory of a checkpoint
 #[derive(Debug, clap::Args)]
@@ -19,9 +22,9 @@ pub(crate) struct Args {
 enum Command {
     /// Find bytes or a regular expression; exit status 1 if there are none
     Search {
-        /// The checkpoint
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The checkpoint, or an archive that podman, CRI-O or containerd made
+        #[arg(value_name = "DIR|ARCHIVE")]
+        path: PathBuf,
         /// What to look for: text, with escapes like \x00 and \n
         #[arg(value_name = "PATTERN")]
         pattern: String,
@@ -43,9 +46,9 @@ enum Command {
     },
     /// Print a range of memory as a hex dump
     Read {
-        /// The checkpoint
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The checkpoint, or an archive that podman, CRI-O or containerd made
+        #[arg(value_name = "DIR|ARCHIVE")]
+        path: PathBuf,
         /// The process
         #[arg(short, long)]
         pid: u32,
@@ -73,10 +76,10 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     match &args.command {
-        Command::Search { dir, pattern, regex, pid, context, max, json } => {
+        Command::Search { path, pattern, regex, pid, context, max, json } => {
             let pattern = if *regex { Pattern::regex(pattern)? } else { Pattern::bytes(&unescape(pattern)?) };
-            let checkpoint = Checkpoint::open(dir)?;
-            let explorer = Explorer::new(&checkpoint)?;
+            let source = Source::open(path, Contents::Memory)?;
+            let explorer = Explorer::new(source.checkpoint())?;
             let spaces = match pid {
                 Some(pid) => vec![Space::Pid(explorer.task(*pid)?.entry.pid)],
                 None => explorer.spaces()?,
@@ -99,9 +102,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             }
             Ok(if found == 0 { NO } else { crate::DONE })
         }
-        Command::Read { dir, pid, address, length, raw } => {
-            let checkpoint = Checkpoint::open(dir)?;
-            read(&checkpoint, *pid, *address, *length, *raw, out)?;
+        Command::Read { path, pid, address, length, raw } => {
+            let source = Source::open(path, Contents::Memory)?;
+            read(source.checkpoint(), *pid, *address, *length, *raw, out)?;
             Ok(crate::DONE)
         }
     }

@@ -22,8 +22,10 @@
 //! fields are checked, and errors name file, entry and byte offset.
 //!
 //! Features: `mmap` maps pages files instead of reading them ([`PageStore::slice`]); `explore` answers questions about a
-//! checkpoint; `validate` finds what is wrong with one.
+//! checkpoint; `archive` reads those in archives of container engines; `validate` finds what is wrong with one.
 
+#[cfg(feature = "archive")]
+pub mod archive;
 pub mod checkpoint;
 #[cfg(feature = "explore")]
 pub mod coredump;
@@ -38,6 +40,8 @@ pub mod json;
 pub mod kind;
 mod merge;
 pub mod pagemap;
+#[cfg(feature = "explore")]
+pub mod recode;
 mod required;
 #[cfg(feature = "validate")]
 pub mod validate;

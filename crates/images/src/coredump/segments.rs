@@ -50,11 +50,11 @@ pub(super) fn segments(
             continue;
         }
         let absent = Segment { start: vma.start, end: vma.end, prot: vma.prot, source: None };
-        let is_file = has(status::FILE_PRIVATE | status::FILE_SHARED);
-        let (space, shift) = if has(status::ANON_SHARED | status::SYSVIPC) {
-            (Space::Shmid(vma.shmid), vma.pgoff.wrapping_sub(vma.start))
-        } else {
-            (Space::Pid(pid), 0)
+        let object = explorer.files().shared_object(vma);
+        let is_file = has(status::FILE_PRIVATE | status::FILE_SHARED) && object.is_none();
+        let (space, shift) = match object {
+            Some(shmid) => (Space::Shmid(shmid), vma.pgoff.wrapping_sub(vma.start)),
+            None => (Space::Pid(pid), 0),
         };
         // What an image lacks altogether was empty; rings of sockets are the kernel's.
         let empty = matches!(space, Space::Shmid(_)) && !shared.contains(&space);

@@ -115,11 +115,15 @@ impl<'c> Explorer<'c> {
         if !task.state().has_resources() {
             return Ok(Vec::new());
         }
-        let ids: proto::TaskKobjIdsEntry = match &task.core.ids {
-            Some(ids) => *ids,
-            None => self.checkpoint.read(Kind::Ids, task.number())?,
-        };
-        self.checkpoint.read_all(Kind::Fdinfo, Some(ids.files_id.into()))
+        self.checkpoint.read_all(Kind::Fdinfo, Some(self.ids(task)?.files_id.into()))
+    }
+
+    /// Kernel objects of a task, in its core image or one of their own.
+    pub(super) fn ids(&self, task: &Task) -> Result<proto::TaskKobjIdsEntry> {
+        match &task.core.ids {
+            Some(ids) => Ok(*ids),
+            None => self.checkpoint.read(Kind::Ids, task.number()),
+        }
     }
 
     /// Address space of a task, `None` for a zombie. Old images keep the mappings in a file of their own.

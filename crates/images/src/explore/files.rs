@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::mems::status;
 use super::names;
 use crate::Checkpoint;
 use crate::error::Result;
@@ -13,6 +14,8 @@ use crate::proto::{self, FdTypes};
 #[derive(Debug, Clone, Default)]
 pub struct FileTable {
     files: HashMap<u32, proto::FileEntry>,
+    /// Shared objects of memfds, by inode id.
+    memfds: HashMap<u32, u64>,
 }
 
 impl FileTable {
@@ -24,6 +27,11 @@ impl FileTable {
         let mut table = Self::default();
         for file in checkpoint.read_all::<proto::FileEntry>(Kind::Files, None)? {
             table.files.insert(file.id, file);
+        }
+        for memfd in checkpoint.read_all::<proto::MemfdInodeEntry>(Kind::Memfd, None)? {
+            if let Ok(inode) = u32::try_from(memfd.inode_id) {
+                table.memfds.insert(inode, memfd.shmid.into());
+            }
         }
         for reg in checkpoint.read_all::<proto::RegFileEntry>(Kind::RegFiles, None)? {
             table.add(reg.id, FdTypes::Reg, |file| file.reg = Some(reg));
@@ -61,6 +69,17 @@ impl FileTable {
     #[must_use]
     pub fn path(&self, id: u32) -> Option<&str> {
         self.get(id)?.reg.as_ref().map(|reg| reg.name.as_str())
+    }
+
+    /// The shared object whose pages a mapping shows, if the images hold it: number of its pagemap.
+    #[must_use]
+    pub fn shared_object(&self, vma: &proto::VmaEntry) -> Option<u64> {
+        if vma.status & (status::ANON_SHARED | status::SYSVIPC) != 0 {
+            return Some(vma.shmid);
+        }
+        let memfd = vma.status & status::FILE_SHARED != 0 && vma.status & status::MEMFD != 0;
+        let file = self.get(u32::try_from(vma.shmid).ok().filter(|_| memfd)?)?;
+        self.memfds.get(&file.memfd.as_ref()?.inode_id).copied()
     }
 
     /// Number of open files.

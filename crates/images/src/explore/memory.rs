@@ -1,6 +1,8 @@
 //! Memory of a task, and what the kernel put into it: arguments and environment.
 
 use super::explorer::{Explorer, Task};
+#[cfg(feature = "archive")]
+use crate::PAGE_SIZE;
 use crate::error::{ImageError, Result};
 use crate::pagemap::PageStore;
 use crate::proto;
@@ -40,6 +42,31 @@ impl Explorer<'_> {
         self.area(task, |mm| (mm.mm_env_start, mm.mm_env_end))
     }
 
+    /// Where the pages of arguments and environment lie: pages files, and ranges in them.
+    #[cfg(feature = "archive")]
+    pub(crate) fn argument_pages(
+        &self,
+        task: &Task,
+    ) -> Result<Vec<(std::path::PathBuf, std::ops::Range<u64>)>> {
+        let Some(mm) = self.mm(task)? else { return Ok(Vec::new()) };
+        let store = match self.checkpoint.memory(task.entry.pid.into()) {
+            Err(ImageError::NoPage { .. }) => return Ok(Vec::new()),
+            store => store?,
+        };
+        let areas = [(mm.mm_arg_start, mm.mm_arg_end), (mm.mm_env_start, mm.mm_env_end)];
+        let mut all = Vec::new();
+        for (start, end) in areas {
+            let end = end.min(start.saturating_add(LONGEST));
+            let pages = start & !(PAGE_SIZE - 1)..end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
+            for run in store.runs_in(pages.start, pages.end).filter(|run| run.level == 0) {
+                if let Some((path, _)) = store.pages_file(run.level) {
+                    all.push((path.to_owned(), run.file_offset..run.file_offset + run.bytes()));
+                }
+            }
+        }
+        Ok(all)
+    }
+
     fn area(
         &self,
         task: &Task,
@@ -47,7 +74,14 @@ impl Explorer<'_> {
     ) -> Result<Option<Vec<String>>> {
         let Some(mm) = self.mm(task)? else { return Ok(None) };
         let (start, end) = range(&mm);
-        strings(&self.checkpoint.memory(task.entry.pid.into())?, start, end)
+        if end <= start {
+            return Ok(Some(Vec::new()));
+        }
+        // An archive may lack the ancestors.
+        match self.checkpoint.memory(task.entry.pid.into()) {
+            Err(ImageError::NoPage { .. }) => Ok(None),
+            store => strings(&store?, start, end),
+        }
     }
 
     /// The task of a pid.

@@ -36,6 +36,8 @@ pub mod status {
     pub const SOCKET: u32 = 1 << 11;
     /// Data of the kernel's code.
     pub const VVAR: u32 = 1 << 12;
+    /// Mapping of a memfd.
+    pub const MEMFD: u32 = 1 << 14;
 }
 
 /// `MAP_GROWSDOWN`.

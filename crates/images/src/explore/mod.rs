@@ -17,9 +17,12 @@
 //! # Ok::<(), rewake_images::ImageError>(())
 //! ```
 
+mod compare;
+mod diff;
 mod explorer;
 mod fds;
 mod files;
+mod inspect;
 mod memory;
 mod mems;
 mod names;
@@ -28,10 +31,16 @@ mod rss;
 mod search;
 mod sockets;
 
+pub use compare::{PageChange, PageChanges, PageRange};
+pub use diff::{Change, Descriptor, Diff, TaskDiff, diff};
 pub use explorer::{Explorer, Task, TaskState};
 pub use fds::{Fd, FdList, FdNumber, TaskFds};
 pub use files::FileTable;
+pub use inspect::{
+    DumpFacts, HostFacts, InspectedProcess, Inspection, MemoryFacts, Mount, Sizes, Statistics, inspect,
+};
 pub use mems::{Mapping, MappingList, Resource, TaskMappings, status};
+pub use names::size;
 pub use ps::{Forest, Process};
 pub use rss::{Resident, ResidentList, TaskResident, Touched};
 pub use search::{Hit, Pattern, Space};

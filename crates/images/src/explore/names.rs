@@ -105,8 +105,9 @@ pub(super) fn unix_name(name: &[u8]) -> String {
 }
 
 /// A size with a unit, one decimal from a KB on.
+#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: &[&str] = &["KB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -1,6 +1,8 @@
 //! Real checkpoints explored: as CRIU's crit shows them where it can, and where it cannot.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
+mod diff;
+mod inspect;
 mod search;
 mod views;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rewake_images::explore::{Explorer, TaskState};
+use rewake_images::explore::{Explorer, TaskState, inspect};
 use rewake_images::{Checkpoint, ImageError, ImageWriter, Kind, Layout, proto};
 use serde_json::json;
 
@@ -75,7 +75,9 @@ fn with_zombie(dir: &Path, unix_name: &[u8]) -> Checkpoint {
     let usk = proto::FileEntry { id: 3, r#type: 5, usk: Some(socket), ..Default::default() };
     let fd = |fd, id, kind| proto::FdinfoEntry { fd, id, r#type: kind, ..Default::default() };
     put(dir, Kind::Inventory, None, &[proto::InventoryEntry { img_version: 2, ..Default::default() }]);
-    put(dir, Kind::Pstree, None, &[task(10, 0), task(11, 10)]);
+    // CRIU writes any number for the thread of a zombie.
+    let dead = proto::PstreeEntry { threads: vec![875_386_176], ..task(11, 10) };
+    put(dir, Kind::Pstree, None, &[task(10, 0), dead]);
     put(dir, Kind::Core, Some(10), &[core(3, "parent")]);
     put(dir, Kind::Core, Some(11), &[core(2, "dead")]);
     put(dir, Kind::Ids, Some(10), &[proto::TaskKobjIdsEntry { files_id: 4, ..Default::default() }]);
@@ -101,6 +103,8 @@ fn zombies_have_nothing_and_fail_nothing() {
     let exe = format!("10\n\t{:36}    unknown path\n11\n", "exe");
     assert_eq!(explorer.mems().unwrap().to_string(), exe);
     assert_eq!(explorer.rss().unwrap().to_string(), "10\n11\n");
+    let zombie = &inspect(&checkpoint, true).unwrap().processes[0].children[0];
+    assert_eq!((zombie.descriptors, zombie.threads.len(), &zombie.arguments), (0, 0, &None));
     let sockets = explorer.sockets().unwrap();
     assert_eq!(sockets.0.len(), 1);
     assert_eq!(sockets.to_string(), "10\n\t      0: UNIX STREAM @a=b -> inode 8 (send 0 B, receive 0 B)\n");
