@@ -2,6 +2,7 @@
 
 mod case;
 mod crit;
+mod files;
 mod measure;
 mod report;
 
@@ -16,7 +17,8 @@ use crate::peer::Peer;
 /// What `bench` understands.
 pub(crate) const USAGE: &str =
     "  bench [--rounds N] [--dir DIR] [CASE…]  dump and restore times beside CRIU's; DIR on tmpfs by default
-  bench crit                    the image tool's times beside those of CRIU's";
+  bench crit                    the image tool's times beside those of CRIU's
+  bench files                   build-ids of 200 libraries over their sizes";
 
 /// Set for the second run, inside a pid namespace.
 const INSIDE: &str = "--inside";
@@ -48,6 +50,10 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let peer = Peer::open().map_err(|error| println!("without CRIU: {error}")).ok();
     let rewake = codegen::root().join("target/release/rewake");
     let load = codegen::root().join("target/release/rewake-load");
+    if options.cases == ["files"] {
+        let dir = tempfile::tempdir_in(&options.dir)?;
+        return files::run(&rewake, peer.as_ref(), options.rounds, dir.path());
+    }
     let mut rows = Vec::new();
     for case in case::ALL {
         if options.cases.is_empty() || options.cases.iter().any(|name| name == case.name) {
