@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use rewake_images::extra::OptionExtra;
 use rewake_images::proto::{ItimerEntry, SaEntry, ThreadSasEntry};
 use rewake_tracee::{Call, Remote};
 
@@ -21,7 +22,7 @@ const POSIX_TIMERS: u64 = 4096;
 const POSIX_TIMERS_AT_ONCE: usize = 1024;
 const THREADS: u64 = 64 << 10;
 const THREADS_AT_ONCE: usize = 1024;
-/// Of a thread: stack_t (24), clear_child_tid (8), pdeath signal (8), name (16), capability header (8) and data (24).
+/// Of a thread: stack_t (24), clear_child_tid (8), pdeath signal (4), time stamp counter (4), name (16), capability header (8) and data (24).
 const THREAD_LEN: u64 = 88;
 
 /// State of the process.
@@ -40,8 +41,30 @@ pub(crate) struct ProcessState {
     pub(crate) securebits: u32,
     pub(crate) membarrier: u32,
     pub(crate) timer_slack_ns: u64,
+    /// What else prctl(2) sets for the address space.
+    pub(crate) options: Vec<OptionExtra>,
     /// Close-on-exec flags, in the order asked for.
     pub(crate) fd_flags: Vec<u32>,
+}
+
+/// Options of prctl(2) that libc has no names for.
+mod pr {
+    pub(super) const SET_MDWE: u32 = 65;
+    pub(super) const GET_MDWE: u64 = 66;
+    pub(super) const SET_MEMORY_MERGE: u32 = 67;
+    pub(super) const GET_MEMORY_MERGE: u64 = 68;
+    pub(super) const SET_IO_FLUSHER: u32 = 57;
+    pub(super) const GET_IO_FLUSHER: u64 = 58;
+    pub(super) const SET_TSC: u32 = 26;
+    pub(super) const GET_TSC: u64 = 25;
+    pub(super) const MCE_KILL: u32 = 33;
+    pub(super) const MCE_KILL_GET: u64 = 34;
+}
+
+/// A setting, unless it is the default. A kernel that does not know it cannot have it set.
+fn changed(option: u32, value: Result<u64, Errno>, default: u64) -> Option<OptionExtra> {
+    let value = value.ok().filter(|&value| value != default)?;
+    Some(OptionExtra { option, value })
 }
 
 /// State of a thread.
@@ -53,6 +76,9 @@ pub(crate) struct ThreadState {
     pub(crate) comm: String,
     /// User and group ids, capabilities: to see whether all threads have the same.
     pub(crate) credentials: (Vec<u64>, Vec<u8>),
+    pub(crate) timer_slack_ns: u64,
+    /// What else prctl(2) sets for a thread.
+    pub(crate) options: Vec<OptionExtra>,
 }
 
 /// Asks the process.
@@ -77,6 +103,8 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd])
     calls.push(prctl(libc::PR_GET_SECUREBITS, 0));
     calls.push(prctl(libc::PR_GET_TIMERSLACK, 0));
     calls.push(Call::new(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]));
+    calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MDWE]));
+    calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MEMORY_MERGE]));
     let fd_calls = fds
         .iter()
         .map(|&fd| Call::new(libc::SYS_fcntl, &[u64::from(fd.unsigned_abs()), number(libc::F_GETFD)]));
@@ -108,8 +136,16 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd])
     state.securebits = low(next("prctl(PR_GET_SECUREBITS)")?);
     state.timer_slack_ns = next("prctl(PR_GET_TIMERSLACK)")?;
     state.membarrier = next("membarrier").map_or(0, low);
-    for _ in fds {
-        state.fd_flags.push(low(next("fcntl(F_GETFD)")?));
+    let mut setting = || results.next().map_or(Err(Errno::ENOSYS), Call::result);
+    state.options.extend(changed(pr::SET_MDWE, setting(), 0));
+    state.options.extend(changed(pr::SET_MEMORY_MERGE, setting(), 0));
+    for result in results {
+        let flags = result.result();
+        state.fd_flags.push(low(flags.map_err(|source| DumpError::Remote {
+            pid,
+            call: "fcntl(F_GETFD)",
+            source,
+        })?));
     }
     state.posix_timers = posix_timers(remote, timer_ids)?;
     Ok(state)
@@ -176,6 +212,10 @@ fn some_threads(remote: &mut Remote<'_>, tids: &[Pid]) -> Result<Vec<ThreadState
                 Call::new(libc::SYS_getgid, &[]),
                 Call::new(libc::SYS_getegid, &[]),
                 Call::new(libc::SYS_getgroups, &[0, 0]),
+                prctl(number(libc::PR_GET_TIMERSLACK), 0),
+                prctl(pr::GET_IO_FLUSHER, 0),
+                prctl(pr::MCE_KILL_GET, 0),
+                prctl(pr::GET_TSC, at + 36),
             ];
             (tid, calls)
         })
@@ -195,13 +235,27 @@ fn thread(tid: Pid, calls: &[Call], slot: &[u8]) -> Result<ThreadState> {
     let words = Words(slot);
     let name: Vec<u8> = slot.iter().skip(40).take(16).copied().take_while(|&b| b != 0).collect();
     // Who one is: a call that fails fails for every thread alike.
-    let ids = calls.iter().skip(NAMES.len()).map(|c| c.result().unwrap_or(u64::MAX)).collect();
+    const IDS: usize = 5;
+    let (ids, settings) =
+        calls.get(NAMES.len()..).and_then(|rest| rest.split_at_checked(IDS)).unwrap_or_default();
+    let ids = ids.iter().map(|c| c.result().unwrap_or(u64::MAX)).collect();
+    let setting = |at: usize| settings.get(at).map_or(Err(Errno::ENOSYS), Call::result);
+    const MCE_KILL_DEFAULT: u64 = 2;
+    const TSC_ENABLE: u64 = 1;
+    let tsc = setting(3).map(|_| u64::from(words.int(36)));
+    let options = [
+        changed(pr::SET_IO_FLUSHER, setting(1), 0),
+        changed(pr::MCE_KILL, setting(2), MCE_KILL_DEFAULT),
+        changed(pr::SET_TSC, tsc, TSC_ENABLE),
+    ];
     Ok(ThreadState {
         sas: ThreadSasEntry { ss_sp: words.long(0), ss_flags: words.int(8), ss_size: words.long(16) },
         clear_tid: words.long(24),
         pdeath_signal: words.int(32),
         comm: String::from_utf8_lossy(&name).into_owned(),
         credentials: (ids, slot.get(64..).unwrap_or_default().to_vec()),
+        timer_slack_ns: setting(0).unwrap_or(0),
+        options: options.into_iter().flatten().collect(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use rewake_images::extra::ThreadExtra;
+use rewake_images::extra::{OptionExtra, ThreadExtra};
 
 use crate::error::{DumpError, Result};
 use crate::sys::SchedAttr;
@@ -18,7 +18,12 @@ pub(crate) fn coredump_filter(pid: Pid) -> Result<Option<u32>> {
 }
 
 /// What is particular to a thread, `None` if nothing is.
-pub(crate) fn thread(tid: Pid, sched: &SchedAttr, cpus: usize) -> Result<Option<ThreadExtra>> {
+pub(crate) fn thread(
+    tid: Pid,
+    sched: &SchedAttr,
+    cpus: usize,
+    options: Vec<OptionExtra>,
+) -> Result<Option<ThreadExtra>> {
     const RESET_ON_FORK: u64 = 1;
     let call = |name| DumpError::call(tid, name, "the thread");
     let set = sched_getaffinity(tid).map_err(call("sched_getaffinity"))?;
@@ -27,6 +32,7 @@ pub(crate) fn thread(tid: Pid, sched: &SchedAttr, cpus: usize) -> Result<Option<
         affinity: affinity(&set, cpus),
         io_priority: sys::ioprio(tid).map_err(call("ioprio_get"))?.into(),
         reset_on_fork: sched.flags & RESET_ON_FORK != 0,
+        options,
     };
     let plain = ThreadExtra { tid: extra.tid, ..Default::default() };
     Ok((extra != plain).then_some(extra))

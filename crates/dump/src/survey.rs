@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 use rewake_images::CheckpointWriter;
-use rewake_images::extra::TaskExtra;
+use rewake_images::extra::{OptionExtra, TaskExtra};
 use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
 use rewake_memdump::{Area, CaptureError, DirtyTracker, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
+use crate::asked::ThreadState;
 use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
@@ -225,6 +226,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Res
     task.fdinfo = descriptors(pid, &fds, &state.fd_flags, files)?;
     task.mm = mm::entry(pid, &stat, &state, exe.id, vmas)?;
     task.extra.timer_slack_ns = Some(state.timer_slack_ns);
+    task.extra.options.clone_from(&state.options);
     task.extra.coredump_filter = extra::coredump_filter(pid)?;
     let process = Process { pid, stat, status, timers, state };
     let leader = thread_states.first().expect("a group has its first thread").clone();
@@ -233,9 +235,17 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Res
         let tid = thread.tid();
         let sched = sys::sched_getattr(tid).map_err(DumpError::call(tid, "sched_getattr", "the thread"))?;
         task.cores.push((tid, core::survey(&process, thread, state, &leader, &sched)?));
-        task.extra.threads.extend(extra::thread(tid, &sched, cpus)?);
+        task.extra.threads.extend(extra::thread(tid, &sched, cpus, options(state, &leader))?);
     }
     Ok(task)
+}
+
+/// Settings of a thread, as far as they are not what all have.
+fn options(thread: &ThreadState, leader: &ThreadState) -> Vec<OptionExtra> {
+    let option = libc::PR_SET_TIMERSLACK.unsigned_abs();
+    let slack = OptionExtra { option, value: thread.timer_slack_ns };
+    let own = (thread.timer_slack_ns != leader.timer_slack_ns).then_some(slack);
+    own.into_iter().chain(thread.options.iter().copied()).collect()
 }
 
 fn descriptors(pid: Pid, fds: &[RawFd], fd_flags: &[u32], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {

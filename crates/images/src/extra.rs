@@ -20,6 +20,20 @@ pub struct TaskExtra {
     /// What is particular to its mappings.
     #[prost(message, repeated, tag = "4")]
     pub areas: Vec<AreaExtra>,
+    /// Settings of the address space that are not the default: PR_SET_MDWE, PR_SET_MEMORY_MERGE.
+    #[prost(message, repeated, tag = "5")]
+    pub options: Vec<OptionExtra>,
+}
+
+/// A setting of prctl(2).
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct OptionExtra {
+    /// The number of the option that sets it.
+    #[prost(uint32, tag = "1")]
+    pub option: u32,
+    /// The value to set.
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
 }
 
 /// State of a thread.
@@ -37,6 +51,10 @@ pub struct ThreadExtra {
     /// Children go back to ordinary scheduling: SCHED_FLAG_RESET_ON_FORK.
     #[prost(bool, tag = "4")]
     pub reset_on_fork: bool,
+    /// Settings that are not the default, or for the timer slack, not that of the first thread: PR_SET_TIMERSLACK,
+    /// PR_SET_TSC, PR_SET_IO_FLUSHER, PR_MCE_KILL.
+    #[prost(message, repeated, tag = "5")]
+    pub options: Vec<OptionExtra>,
 }
 
 /// State of a mapping.

@@ -99,6 +99,7 @@ fn rebuild(
     threads::create(&mut remote, plan)?;
     state::limits(&mut remote, plan, tc)?;
     state::timers(&mut remote, plan, tc)?;
+    objects::set_owners(plan, &numbers.files)?;
     let finals = threads::finals(&remote, plan)?;
     threads::set_up(&mut remote, plan)?;
     state::settings(&mut remote, plan, tc)?;

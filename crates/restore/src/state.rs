@@ -141,8 +141,18 @@ pub(crate) fn settings(remote: &mut Remote<'_>, plan: &Plan, tc: &TaskCoreEntry)
     if tc.child_subreaper() {
         prctl("prctl(PR_SET_CHILD_SUBREAPER)", &[option(libc::PR_SET_CHILD_SUBREAPER), 1]);
     }
-    if let Some(slack) = plan.task.extra.timer_slack_ns {
-        prctl("prctl(PR_SET_TIMERSLACK)", &[option(libc::PR_SET_TIMERSLACK), slack]);
+    for setting in &plan.task.extra.options {
+        const PR_SET_MDWE: u32 = 65;
+        const PR_SET_MEMORY_MERGE: u32 = 67;
+        let name = match setting.option {
+            PR_SET_MDWE => "prctl(PR_SET_MDWE)",
+            PR_SET_MEMORY_MERGE => "prctl(PR_SET_MEMORY_MERGE)",
+            other => {
+                let object = format!("option {other} of prctl");
+                return Err(RestoreError::unsupported(object, "it is none of the address space"));
+            }
+        };
+        prctl(name, &[setting.option.into(), setting.value]);
     }
     let personality = Call::new(libc::SYS_personality, &[tc.personality.into()]);
     table.add("personality", "the process", personality);

@@ -176,13 +176,14 @@ pub(crate) fn dup_above(fd: BorrowedFd<'_>, floor: RawFd) -> Result<OwnedFd, Err
 }
 
 /// Sets owner and signal of an open file. fcntl(2), F_SETOWN_EX and F_SETSIG.
-pub(crate) fn set_owner(fd: BorrowedFd<'_>, kind: u32, pid: i32, signal: u32) -> Result<(), Errno> {
+pub(crate) fn set_owner(fd: RawFd, kind: u32, pid: i32, signal: u32) -> Result<(), Errno> {
     const F_SETOWN_EX: libc::c_int = 15;
     const F_SETSIG: libc::c_int = 10;
     let owner = [kind.cast_signed(), pid];
     // SAFETY: the pointer is to two ints, which is struct f_owner_ex.
-    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, owner.as_ptr()) })?;
-    fcntl_int(fd, F_SETSIG, signal.cast_signed()).map(drop)
+    Errno::result(unsafe { libc::fcntl(fd, F_SETOWN_EX, owner.as_ptr()) })?;
+    // SAFETY: takes three numbers.
+    Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, signal.cast_signed()) }).map(drop)
 }
 
 /// Creates an eventfd. eventfd(2).

@@ -1,6 +1,7 @@
 //! Threads: making them, and what each has for itself.
 
 use nix::unistd::Pid;
+use rewake_images::extra::TaskExtra;
 use rewake_images::proto::{CoreEntry, CredsEntry, ThreadCoreEntry, UserX86RegsEntry};
 use rewake_tracee::{Call, FinalState, Regs, Remote};
 use zerocopy::IntoBytes;
@@ -100,6 +101,7 @@ pub(crate) fn set_up(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
                 base: remote.data() + data.len() as u64,
             };
             thread_calls(&mut thread, core, own.as_ref())?;
+            settings(&mut thread, &plan.task.extra, *tid)?;
             let full = (data.len() + thread.data.len()) as u64 > remote.data_len();
             if full && count > 0 {
                 break;
@@ -164,6 +166,35 @@ fn thread_calls(work: &mut Work, core: &CoreEntry, own: Option<&CredsEntry>) -> 
             libc::SYS_prctl,
             &[option(libc::PR_SET_PDEATHSIG), signal.into()],
         );
+    }
+    Ok(())
+}
+
+/// What prctl(2) sets for a thread.
+fn settings(work: &mut Work, extra: &TaskExtra, tid: u32) -> Result<()> {
+    const PR_SET_TSC: u32 = 26;
+    const PR_SET_IO_FLUSHER: u32 = 57;
+    const PR_MCE_KILL: u32 = 33;
+    const PR_MCE_KILL_SET: u64 = 1;
+    const PR_SET_TIMERSLACK: u32 = libc::PR_SET_TIMERSLACK.unsigned_abs();
+    if let Some(slack) = extra.timer_slack_ns {
+        work.add("prctl(PR_SET_TIMERSLACK)", libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), slack]);
+    }
+    let own = extra.threads.iter().filter(|thread| thread.tid == tid);
+    for setting in own.flat_map(|thread| &thread.options) {
+        let (option, value) = (u64::from(setting.option), setting.value);
+        match setting.option {
+            PR_SET_TIMERSLACK => work.add("prctl(PR_SET_TIMERSLACK)", libc::SYS_prctl, &[option, value]),
+            PR_SET_TSC => work.add("prctl(PR_SET_TSC)", libc::SYS_prctl, &[option, value]),
+            PR_SET_IO_FLUSHER => work.add("prctl(PR_SET_IO_FLUSHER)", libc::SYS_prctl, &[option, value]),
+            PR_MCE_KILL => {
+                work.add("prctl(PR_MCE_KILL)", libc::SYS_prctl, &[option, PR_MCE_KILL_SET, value]);
+            }
+            other => {
+                let object = format!("option {other} of prctl");
+                return Err(RestoreError::unsupported(object, "it is none of a thread"));
+            }
+        }
     }
     Ok(())
 }

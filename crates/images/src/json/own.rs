@@ -7,6 +7,8 @@ use super::wire::{encoded_key, wire_type_of};
 pub(super) fn add_messages(messages: &mut Vec<Message>) {
     let u32 = Type::Int(Int::Uint32);
     let u64 = Type::Int(Int::Uint64);
+    let option = messages.len();
+    messages.push(message("rewake_option_entry", vec![field(1, "option", u32), field(2, "value", u64)]));
     let thread = messages.len();
     messages.push(message(
         "rewake_thread_entry",
@@ -16,6 +18,7 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
             Field { packed: true, ..repeated(2, "affinity", u64) },
             field(3, "io_priority", u32),
             field(4, "reset_on_fork", Type::Bool),
+            repeated(5, "options", Type::Message(option)),
         ],
     ));
     let area = messages.len();
@@ -38,6 +41,7 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
             Field { render: Render::Hex, ..field(2, "coredump_filter", u32) },
             repeated(3, "threads", Type::Message(thread)),
             repeated(4, "areas", Type::Message(area)),
+            repeated(5, "options", Type::Message(option)),
         ],
     ));
 }

@@ -17,5 +17,5 @@ pub(super) fn open(entry: &EventfdFileEntry) -> Result<OwnedFd> {
         write(&fd, &entry.counter.to_ne_bytes()).map_err(RestoreError::call("write", object()))?;
     }
     super::set_status(&fd, entry.flags, entry.id)?;
-    super::with_owner(fd, &entry.fown, entry.id)
+    Ok(fd)
 }

@@ -13,7 +13,7 @@ use crate::sys;
 pub(super) fn open(entry: &EventpollFileEntry) -> Result<OwnedFd> {
     let fd = sys::epoll().map_err(RestoreError::call("epoll_create1", format!("epoll {}", entry.id)))?;
     super::set_status(&fd, entry.flags, entry.id)?;
-    super::with_owner(fd, &entry.fown, entry.id)
+    Ok(fd)
 }
 
 /// What to add to which set: set, target, event.

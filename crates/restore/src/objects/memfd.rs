@@ -85,5 +85,5 @@ pub(super) fn open(object: BorrowedFd<'_>, entry: &MemfdFileEntry) -> Result<Own
         lseek(&fd, position, Whence::SeekSet)
             .map_err(RestoreError::call("lseek", format!("descriptor {}", fd.as_raw_fd())))?;
     }
-    super::with_owner(fd, &entry.fown, entry.id)
+    Ok(fd)
 }

@@ -11,7 +11,7 @@ mod timerfd;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use rewake_images::proto::{FdTypes, FileEntry, FownEntry, VmaEntry};
@@ -134,7 +134,7 @@ impl OpenFiles {
                         place.insert(pipe::create(entry.pipe_id, task.pipes.get(&entry.pipe_id))?)
                     }
                 };
-                with_owner(made.open(entry)?, &entry.fown, id)
+                made.open(entry)
             }
             FdTypes::Fifo => {
                 let entry = file.fifo.as_ref().ok_or_else(empty)?;
@@ -214,14 +214,35 @@ fn file_name(file: &FileEntry) -> Option<&str> {
     file.reg.as_ref().map(|reg| reg.name.as_str())
 }
 
-/// Sets who is signalled about input.
-fn with_owner(fd: OwnedFd, fown: &FownEntry, id: u32) -> Result<OwnedFd> {
-    if fown.pid != 0 || fown.signum != 0 {
-        let pid = i32::try_from(fown.pid).unwrap_or(0);
-        sys::set_owner(fd.as_fd(), fown.pid_type, pid, fown.signum)
+/// Sets who is signalled about input: at the end, since it is mostly the process itself or a thread of it.
+pub(crate) fn set_owners(plan: &Plan, numbers: &HashMap<u32, RawFd>) -> Result<()> {
+    for (id, file) in &plan.task.files {
+        let (Some(owner), Some(&fd)) = (owner(plan, file), numbers.get(id)) else { continue };
+        if owner.pid == 0 && owner.signum == 0 {
+            continue;
+        }
+        sys::set_owner(fd, owner.pid_type, owner.pid.cast_signed(), owner.signum)
             .map_err(RestoreError::call("fcntl(F_SETOWN_EX)", format!("file {id}")))?;
     }
-    Ok(fd)
+    Ok(())
+}
+
+fn owner<'a>(plan: &'a Plan, file: &'a FileEntry) -> Option<&'a FownEntry> {
+    match file.r#type() {
+        FdTypes::Reg => file.reg.as_ref().map(|entry| &entry.fown),
+        FdTypes::Pipe => file.pipe.as_ref().map(|entry| &entry.fown),
+        // Kept with its path, which is a file of its own in the images.
+        FdTypes::Fifo => {
+            let path = file.fifo.as_ref()?.regf_id.unwrap_or(file.id);
+            plan.task.files.get(&path)?.reg.as_ref().map(|entry| &entry.fown)
+        }
+        FdTypes::Eventfd => file.efd.as_ref().map(|entry| &entry.fown),
+        FdTypes::Eventpoll => file.epfd.as_ref().map(|entry| &entry.fown),
+        FdTypes::Timerfd => file.tfd.as_ref().map(|entry| &entry.fown),
+        FdTypes::Signalfd => file.sgfd.as_ref().map(|entry| &entry.fown),
+        FdTypes::Memfd => file.memfd.as_ref().map(|entry| &entry.fown),
+        _ => None,
+    }
 }
 
 /// Opens a file once more, with other flags, through its descriptor.
@@ -233,13 +254,20 @@ fn reopen(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
     Ok(opened.into())
 }
 
+/// What O_TMPFILE has beyond O_DIRECTORY.
+const OPENED_UNNAMED: i32 = 0o20_000_000;
 /// Flags that say how a file was opened, not how it is open: they must not be repeated.
-const OPENING: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | 0o20_000_000;
+const OPENING: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | OPENED_UNNAMED;
 
 fn open_with(path: &std::path::Path, flags: u32) -> Result<File> {
     use nix::fcntl::{OFlag, open};
     use nix::sys::stat::Mode;
-    let flags = (flags.cast_signed() & !OPENING) | libc::O_CLOEXEC | libc::O_NOCTTY;
+    let mut flags = flags.cast_signed();
+    if flags & OPENED_UNNAMED != 0 {
+        // O_TMPFILE has the bit of O_DIRECTORY, for the directory in which the file was made.
+        flags &= !libc::O_DIRECTORY;
+    }
+    let flags = (flags & !OPENING) | libc::O_CLOEXEC | libc::O_NOCTTY;
     let opened = open(path, OFlag::from_bits_retain(flags), Mode::empty());
     let fd = opened.map_err(|errno| RestoreError::file(path, "open")(errno.into()))?;
     Ok(File::from(fd))

@@ -37,5 +37,5 @@ pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
             .map_err(RestoreError::call("ioctl(TFD_IOC_SET_TICKS)", object()))?;
     }
     super::set_status(&fd, entry.flags, entry.id)?;
-    super::with_owner(fd, &entry.fown, entry.id)
+    Ok(fd)
 }

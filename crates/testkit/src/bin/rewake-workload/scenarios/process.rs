@@ -140,18 +140,42 @@ pub(crate) fn personality(stage: &Stage) -> Check {
     Ok(())
 }
 
-/// What the kernel keeps of a process and the image format has no place for.
+/// What the kernel keeps of a process and its threads and the image format has no place for.
 pub(crate) fn extra(stage: &Stage) -> Check {
+    use std::sync::mpsc::channel;
+    const MCE_KILL: i32 = 33;
+    const MCE_KILL_GET: i32 = 34;
+    const MCE_KILL_SET: u64 = 1;
+    const SET_MDWE: i32 = 65;
+    const GET_MDWE: i32 = 66;
+    let slack = || sys::prctl(libc::PR_GET_TIMERSLACK, 0);
+    let (tell, hear) = channel();
+    let (go, wait) = channel::<()>();
+    let thread = std::thread::spawn(move || -> Check {
+        sys::prctl(libc::PR_SET_TIMERSLACK, 654_321)?;
+        tell.send(()).at("tell")?;
+        wait.recv().at("wait")?;
+        ensure_eq!(slack()?, 654_321, "timer slack of the thread");
+        ensure_eq!(sys::prctl(MCE_KILL_GET, 0)?, 2, "machine check policy of the thread");
+        Ok(())
+    });
+    hear.recv().at("set-up of the thread")?;
     sys::prctl(libc::PR_SET_TIMERSLACK, 123_456)?;
     std::fs::write("/proc/self/coredump_filter", "0x11")?;
+    // SAFETY: takes integers only.
+    unsafe { sys::raw(libc::SYS_prctl, [MCE_KILL as u64, MCE_KILL_SET, 1, 0, 0, 0]) }.at("PR_MCE_KILL")?;
+    // Before Linux 6.3 there is no such thing.
+    let _ = sys::prctl(SET_MDWE, 1);
     let look = || -> Result<_, Failure> {
-        Ok((sys::prctl(libc::PR_GET_TIMERSLACK, 0)?, proc::text("/proc/self/coredump_filter")?))
+        let filter = proc::text("/proc/self/coredump_filter")?;
+        Ok((slack()?, filter, sys::prctl(MCE_KILL_GET, 0)?, sys::prctl(GET_MDWE, 0)))
     };
     let before = look()?;
     ensure!(before.0 == 123_456, "timer slack before: {}", before.0);
     stage.freeze()?;
-    ensure_eq!(look()?, before, "timer slack, core dump filter");
-    Ok(())
+    ensure_eq!(look()?, before, "timer slack, core dump filter, machine checks, writable code");
+    go.send(()).at("go")?;
+    thread.join().map_err(|_| Failure::new("the thread panicked"))?
 }
 
 /// A root directory of its own, and a working directory in it.
@@ -172,4 +196,30 @@ pub(crate) fn root(stage: &Stage) -> Check {
         nix::unistd::chdir("..")?;
     }
     Ok(nix::unistd::chroot(".")?)
+}
+
+/// Threads with deadlines of other kinds: round robin and first-in first-out.
+pub(crate) fn real_time(stage: &Stage) -> Check {
+    set_attributes(libc::SCHED_RR, 0, 7).at("SCHED_RR")?;
+    let before = schedule()?;
+    stage.freeze()?;
+    ensure_eq!(schedule()?, before, "scheduling");
+    Ok(())
+}
+
+/// What membarrier(2) was told this process wants to use.
+pub(crate) fn membarrier(stage: &Stage) -> Check {
+    const PRIVATE_EXPEDITED: u64 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: u64 = 1 << 4;
+    const REGISTER_SYNC_CORE: u64 = 1 << 6;
+    const GET_REGISTRATIONS: u64 = 1 << 9;
+    // SAFETY: takes integers only.
+    let call = |command| unsafe { sys::raw(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]) };
+    call(REGISTER_PRIVATE_EXPEDITED).at("register")?;
+    call(REGISTER_SYNC_CORE).at("register")?;
+    let before = call(GET_REGISTRATIONS);
+    stage.freeze()?;
+    ensure_eq!(call(PRIVATE_EXPEDITED), Ok(0), "a barrier");
+    ensure_eq!(call(GET_REGISTRATIONS), before, "registrations");
+    Ok(())
 }

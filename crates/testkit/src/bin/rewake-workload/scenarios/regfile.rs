@@ -220,3 +220,45 @@ pub(crate) fn ghost(stage: &Stage) -> Check {
     ensure_eq!(u64::from_ne_bytes(word), 0x4242, "what was written through the mapping");
     Ok(())
 }
+
+/// Who is signalled when there is something to read, and by which signal.
+pub(crate) fn owner(stage: &Stage) -> Check {
+    use sys::signal;
+    const F_SETSIG: i32 = 10;
+    const F_GETSIG: i32 = 11;
+    let number = libc::SIGRTMIN() + 6;
+    signal::block(&[number])?;
+    let (reader, writer) = nix::unistd::pipe()?;
+    let fcntl = |command: i32, argument: i32| {
+        let arguments = [reader.as_raw_fd() as u64, command as u64, argument as u64, 0, 0, 0];
+        // SAFETY: only used with commands that take an integer.
+        unsafe { sys::raw(libc::SYS_fcntl, arguments) }
+    };
+    fcntl(libc::F_SETOWN, sys::pid()).at("F_SETOWN")?;
+    fcntl(F_SETSIG, number).at("F_SETSIG")?;
+    fcntl(libc::F_SETFL, libc::O_ASYNC).at("O_ASYNC")?;
+    let before = (fcntl(libc::F_GETOWN, 0)?, fcntl(F_GETSIG, 0)?, fcntl(libc::F_GETFL, 0)?);
+    stage.freeze()?;
+    ensure_eq!(
+        (fcntl(libc::F_GETOWN, 0)?, fcntl(F_GETSIG, 0)?, fcntl(libc::F_GETFL, 0)?),
+        before,
+        "owner, signal, flags"
+    );
+    nix::unistd::write(&writer, b"x")?;
+    let taken = signal::take(signal::bit(number), Some(20_000_000_000))?;
+    ensure!(taken.is_some(), "no signal for what was written");
+    Ok(())
+}
+
+/// A file that never had a name.
+pub(crate) fn unnamed(stage: &Stage) -> Check {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let file = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(stage.path("."))?;
+    let contents = sys::mem::bytes(78, 9000);
+    file.write_all_at(&contents, 0)?;
+    stage.freeze()?;
+    let mut read = vec![0; contents.len()];
+    file.read_exact_at(&mut read, 0)?;
+    ensure!(read == contents, "contents differ");
+    Ok(())
+}

@@ -138,3 +138,82 @@ pub(crate) fn restart_epoll(stage: &Stage) -> Check {
     ensure_eq!(asleep(stage, libc::SYS_epoll_wait, body, wake)?, Ok((1, 5)), "epoll_wait");
     Ok(())
 }
+
+/// ppoll with another mask meanwhile: the old one must be in force afterwards.
+pub(crate) fn restart_ppoll(stage: &Stage) -> Check {
+    use sys::signal;
+    let (reader, writer) = nix::unistd::pipe()?;
+    let body = || -> Result<_, Errno> {
+        signal::block(&[libc::SIGUSR1])?;
+        let before = signal::mask()?;
+        let inside = before & !signal::bit(libc::SIGUSR1);
+        let mut fds = [libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let limit = thread::timespec(600_000_000_000);
+        let arguments = [fds.as_mut_ptr() as u64, 1, &raw const limit as u64, &raw const inside as u64, 8, 0];
+        // SAFETY: the kernel reads and writes one pollfd, reads a timespec and a set of 8 bytes.
+        let got = unsafe { sys::raw(libc::SYS_ppoll, arguments) };
+        Ok((got, before == signal::mask()?))
+    };
+    let wake = || Ok(nix::unistd::write(&writer, b"x").map(drop)?);
+    ensure_eq!(asleep(stage, libc::SYS_ppoll, body, wake)?, Ok((Ok(1), true)), "ppoll, mask");
+    Ok(())
+}
+
+/// select with a limit.
+pub(crate) fn restart_select(stage: &Stage) -> Check {
+    let (reader, writer) = nix::unistd::pipe()?;
+    let body = || {
+        let mut set = [0_u64; 16];
+        let number = reader.as_raw_fd() as usize;
+        set[number / 64] |= 1 << (number % 64);
+        let mut limit = libc::timeval { tv_sec: 600, tv_usec: 0 };
+        let arguments = [number as u64 + 1, set.as_mut_ptr() as u64, 0, 0, &raw mut limit as u64, 0];
+        // SAFETY: the kernel reads and writes one set of 1024 bits and one timeval.
+        unsafe { sys::raw(libc::SYS_select, arguments) }.map(|count| (count, set[number / 64].count_ones()))
+    };
+    let wake = || Ok(nix::unistd::write(&writer, b"x").map(drop)?);
+    ensure_eq!(asleep(stage, libc::SYS_select, body, wake)?, Ok((1, 1)), "select");
+    Ok(())
+}
+
+/// read of a timerfd: the timer goes off while nothing of the process exists, or later.
+pub(crate) fn restart_timerfd(stage: &Stage) -> Check {
+    use nix::sys::{
+        time::{TimeSpec, TimeValLike},
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+    };
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty())?;
+    timer.set(Expiration::OneShot(TimeSpec::milliseconds(1500)), TimerSetTimeFlags::empty())?;
+    let got = asleep(stage, libc::SYS_read, || fd::read(timer.as_fd(), 8), nothing)?;
+    ensure_eq!(got, Ok(1_u64.to_ne_bytes().to_vec()), "read");
+    Ok(())
+}
+
+/// pause, which only a handler ends.
+pub(crate) fn restart_pause(stage: &Stage) -> Check {
+    use std::sync::atomic::AtomicBool;
+    use sys::signal;
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    extern "C" fn note(_signal: i32) {
+        SEEN.store(true, SeqCst);
+    }
+    signal::handle(libc::SIGUSR1, note, nix::sys::signal::SaFlags::empty())?;
+    let sleeper = AtomicI32::new(0);
+    let body = || {
+        sleeper.store(sys::tid(), SeqCst);
+        // SAFETY: takes nothing.
+        unsafe { sys::raw(libc::SYS_pause, [0; 6]) }
+    };
+    let wake = || {
+        ensure!(!SEEN.load(SeqCst), "the handler ran before the signal was sent");
+        // A signal that comes before the thread is back in the call is handled before it, and then nothing ends it.
+        proc::await_syscall(sleeper.load(SeqCst), libc::SYS_pause)?;
+        let arguments = [sys::pid() as u64, sleeper.load(SeqCst) as u64, libc::SIGUSR1 as u64, 0, 0, 0];
+        // SAFETY: takes integers only.
+        Ok(unsafe { sys::raw(libc::SYS_tgkill, arguments) }.map(drop)?)
+    };
+    // Only a handler ends it, and then it says EINTR.
+    ensure_eq!(asleep(stage, libc::SYS_pause, body, wake)?, Err(Errno::EINTR), "pause");
+    ensure!(SEEN.load(SeqCst), "the handler did not run");
+    Ok(())
+}

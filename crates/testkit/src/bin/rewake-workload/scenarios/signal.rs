@@ -126,3 +126,36 @@ pub(crate) fn pending(stage: &Stage) -> Check {
     }
     Ok(())
 }
+
+/// Signals that wait for a thread other than the first, which has a mask of its own.
+pub(crate) fn thread_pending(stage: &Stage) -> Check {
+    use std::sync::mpsc::channel;
+    let signals = [libc::SIGUSR1, libc::SIGRTMIN() + 2];
+    signal::block(&signals)?;
+    let (tell, hear) = channel();
+    let (go, wait) = channel::<()>();
+    let thread = std::thread::spawn(move || -> Check {
+        signal::block(&[libc::SIGUSR2])?;
+        let before = signal::mask()?;
+        tell.send(sys::tid()).at("tell")?;
+        wait.recv().at("wait")?;
+        ensure_eq!(signal::mask()?, before, "mask of the thread");
+        for value in 0..3 {
+            let taken = signal::take(signal::bit(signals[1]), Some(0))?;
+            ensure_eq!(taken.map(|t| t.value), Some(value), "real-time signal of the thread");
+        }
+        ensure_eq!(signal::take(signal::bit(signals[1]), Some(0))?, None, "no more of the thread");
+        Ok(())
+    });
+    let tid = hear.recv().at("set-up of the thread")?;
+    const SI_QUEUE: i32 = -1;
+    for value in 0..3 {
+        signal::queue(Some(tid), &Info::new(signals[1], SI_QUEUE, value)).at("queue")?;
+    }
+    signal::queue(Some(sys::tid()), &Info::new(libc::SIGUSR1, SI_QUEUE, 9)).at("queue")?;
+    stage.freeze()?;
+    ensure_eq!(signal::take(signal::bit(signals[1]), Some(0))?, None, "those of the thread");
+    ensure_eq!(signal::take(signal::bit(libc::SIGUSR1), Some(0))?.map(|t| t.value), Some(9), "own signal");
+    go.send(()).at("go")?;
+    thread.join().map_err(|_| crate::stage::Failure::new("the thread panicked"))?
+}
