@@ -38,9 +38,9 @@ impl<E: Debug> Outcome for Result<(), E> {
 ///
 /// Without root they say why they are skipped and pass.
 ///
-/// ```ignore
+/// ```text
 /// rewake_testkit::kernel_test! {
-///     fn comes_back() { … }
+///     fn comes_back() {}
 /// }
 /// ```
 #[macro_export]
