@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
 
+use nix::sys::stat::FileStat;
 use nix::unistd::Pid;
 use rewake_memdump::Area;
 
@@ -172,6 +173,9 @@ fn descriptors(found: &mut Findings) -> Result<()> {
         // Closed since it was listed.
         let Some((stat, link)) = table.glance(fd)? else { continue };
         let object = || format!("descriptor {fd} ({})", link.display());
+        for lock in locks(&table, fd, &stat)? {
+            found.add(&object(), lock);
+        }
         match objects::classify(&stat, &link) {
             Err(refusal) => found.add(&object(), refusal),
             Ok(ObjectKind::Path | ObjectKind::Fifo) if stat.st_nlink > 0 => {
@@ -190,21 +194,18 @@ fn descriptors(found: &mut Findings) -> Result<()> {
     for (object, refusal) in pipes.foreign() {
         found.add(&object, refusal);
     }
-    for lock in locks(pid) {
-        found.add(
-            "file lock",
-            refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it"),
-        );
-    }
     Ok(())
 }
 
-/// The locks of a process, as lines of /proc/locks. proc_locks(5).
-fn locks(pid: Pid) -> Vec<String> {
-    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let pid = pid.to_string();
-    let of_pid = |line: &&str| line.split_ascii_whitespace().nth(4) == Some(pid.as_str());
-    text.lines().filter(of_pid).map(ToOwned::to_owned).collect()
+/// File locks and leases taken through a descriptor; only regular files and directories have them.
+pub(crate) fn locks(table: &DescriptorTable, fd: RawFd, stat: &FileStat) -> Result<Vec<Refusal>> {
+    if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
+        return Ok(Vec::new());
+    }
+    let refusal = |lock: String| {
+        refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it")
+    };
+    Ok(table.locks(fd)?.into_iter().map(refusal).collect())
 }
 
 /// Ends of pipes, to find those whose other end is outside.

@@ -254,6 +254,10 @@ fn descriptors(pid: Pid, fds: &[RawFd], fd_flags: &[u32], files: &mut FileTable)
     let mut pipes = Pipes::default();
     for (&fd, &flags) in fds.iter().zip(fd_flags) {
         let file = table.take(fd)?;
+        if let Some(lock) = preflight::locks(&table, fd, &file.stat)?.into_iter().next() {
+            // Taken since preflight looked.
+            return Err(refused(pid, &format!("descriptor {fd} ({})", file.link.display()), lock));
+        }
         let pipe = file.is_pipe().then(|| file.again()).transpose()?;
         let (id, kind) = files.add_fd(file)?;
         entries.push(FdinfoEntry {

@@ -11,12 +11,13 @@ mod table;
 mod timerfd;
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, readlinkat};
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::Pid;
 use rewake_images::proto::{FdTypes, FileEntry, FownEntry};
 
@@ -75,13 +76,16 @@ pub(crate) struct DescriptorTable {
     pidfd: OwnedFd,
     /// /proc/PID/fd
     dir: File,
+    /// /proc/PID/fdinfo
+    infos: File,
 }
 
 impl DescriptorTable {
     pub(crate) fn open(pid: Pid) -> Result<Self> {
         let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
         let dir = File::open(format!("/proc/{pid}/fd")).map_err(DumpError::proc(pid, "fd"))?;
-        Ok(Self { pid, pidfd, dir })
+        let infos = File::open(format!("/proc/{pid}/fdinfo")).map_err(DumpError::proc(pid, "fdinfo"))?;
+        Ok(Self { pid, pidfd, dir, infos })
     }
 
     /// Takes descriptor `fd`.
@@ -105,6 +109,25 @@ impl DescriptorTable {
             Err(Errno::ENOENT) => Ok(None),
             Err(e) => Err(DumpError::call(self.pid, "fstatat", format!("descriptor {fd}"))(e)),
         }
+    }
+
+    /// The file locks and leases taken through `fd`, as proc_locks(5) has them.
+    ///
+    /// /proc/locks is no place to ask: it makes the kernel wait for a grace period, and it lists a lock of an open
+    /// file description under the process that took it, not those that inherited it.
+    pub(crate) fn locks(&self, fd: RawFd) -> Result<Vec<String>> {
+        let name = fd.to_string();
+        let mut text = String::new();
+        let opened = openat(&self.infos, name.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        match opened {
+            Ok(info) => File::from(info).read_to_string(&mut text),
+            // Closed since it was listed.
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            Err(e) => Err(e.into()),
+        }
+        .map_err(DumpError::proc(self.pid, format!("fdinfo/{fd}")))?;
+        let locks = text.lines().filter_map(|line| line.strip_prefix("lock:"));
+        Ok(locks.map(|lock| lock.trim().to_owned()).collect())
     }
 
     fn link(&self, fd: RawFd) -> Result<PathBuf, Errno> {

@@ -118,3 +118,25 @@ kernel_test! {
         assert_eq!(verdict(&workload), "PASS");
     }
 }
+
+kernel_test! {
+    fn file_locks_are_refused_by_descriptor_whoever_took_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("locked");
+        // The first process takes the lock, and ends; the second has inherited it and never asked for one.
+        let script = "import fcntl,os,sys,time\nf=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX)\nif os.fork(): os._exit(0)\nos.setsid()\nopen(sys.argv[1]+'.pid','w').write(str(os.getpid()))\nos.rename(sys.argv[1]+'.pid',sys.argv[1]+'.ready')\ntime.sleep(1000)";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).arg(&file).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        command.spawn().unwrap().wait().unwrap();
+        let ready = dir.path().join("locked.ready");
+        while !ready.exists() {
+            std::thread::yield_now();
+        }
+        let pid = Pid::from_raw(std::fs::read_to_string(&ready).unwrap().parse().unwrap());
+        let said = refused(pid);
+        assert!(said.contains("descriptor 3 (") && said.contains("FLOCK"), "{said}");
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+}
