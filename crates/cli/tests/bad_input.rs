@@ -101,3 +101,46 @@ kernel_test! {
         assert_eq!(restored.status.code(), Some(2), "{}", String::from_utf8_lossy(&restored.stderr));
     }
 }
+
+kernel_test! {
+    fn a_file_that_may_not_be_read_is_not_said_to_be_the_same() {
+        const NOBODY: u32 = 65534;
+        let place = tempfile::tempdir().unwrap();
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        mode(place.path(), 0o755);
+        let (program, tool) = (place.path().join("program"), place.path().join("rewake"));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        mode(&program, 0o711);
+        std::fs::copy(env!("CARGO_BIN_EXE_rewake"), &tool).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        let mut child = command.current_dir(place.path()).spawn().unwrap();
+        // Asleep, it has opened and mapped all that it will.
+        let stat = format!("/proc/{}/stat", child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+            std::thread::yield_now();
+        }
+        let images = place.path().join("images");
+        let dumped = dump(&mut rewake(), child.id(), &images);
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        mode(&images, 0o755);
+        for image in std::fs::read_dir(&images).unwrap() {
+            mode(&image.unwrap().path(), 0o644);
+        }
+        let verify = |uid: u32| {
+            let mut command = Command::new(&tool);
+            command.args(["verify", "-D"]).arg(&images).stdin(Stdio::null()).uid(uid).gid(uid);
+            let output = command.output().unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+        };
+        let (status, said) = verify(0);
+        assert_eq!(status, Some(0), "{said}");
+        let (status, said) = verify(NOBODY);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("program") && said.contains("ermission denied"), "{said}");
+    }
+}
