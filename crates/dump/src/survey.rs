@@ -67,6 +67,8 @@ pub(crate) fn dump_with(
     let hashing = hashing.elapsed();
 
     let freezing = Instant::now();
+    // Dropped after the group: it stops the process once more, to have it forget the copy.
+    let snapshot;
     let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
     let frozen = Instant::now();
     let areas = without_our_mark(settled(pid, areas)?, tracked);
@@ -90,7 +92,7 @@ pub(crate) fn dump_with(
     let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
     memory.written = written.as_deref();
     memory.shared(&files.shared)?;
-    let snapshot = snapshot(options, &mut group, &areas)?;
+    snapshot = take_snapshot(options, &mut group, &areas)?;
     if snapshot.is_none() {
         memory.private(&areas, Some(&mut task.extra))?;
     }
@@ -147,7 +149,7 @@ pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()>
 }
 
 /// A copy of the process to read its memory from, if that is asked for and possible.
-fn snapshot(options: &DumpOptions, group: &mut ThreadGroup, areas: &[Area]) -> Result<Option<Snapshot>> {
+fn take_snapshot(options: &DumpOptions, group: &mut ThreadGroup, areas: &[Area]) -> Result<Option<Snapshot>> {
     if !options.snapshot || options.after != After::LeaveRunning {
         return Ok(None);
     }

@@ -140,3 +140,25 @@ kernel_test! {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 }
+
+kernel_test! {
+    fn a_full_disk_leaves_no_copy_of_the_process() {
+        use nix::mount::{MsFlags, mount, umount};
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        mount(Some("tmpfs"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=8k")).unwrap();
+        let workload = Workload::spawn("minimal", dir.path()).unwrap();
+        let pid = workload.pid();
+        let mut options = DumpOptions::new(pid, small.join("images"));
+        options.after = rewake_dump::After::LeaveRunning;
+        options.snapshot = true;
+        let error = dump(&options).unwrap_err();
+        assert!(chain(&error).contains("No space left"), "{}", chain(&error));
+        assert_eq!(std::fs::read_dir(&small).unwrap().count(), 0, "something was left");
+        umount(&small).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        assert_eq!(children, "", "a copy, or what remains of one, is left in the process");
+        assert_eq!(verdict(&workload), "PASS");
+    }
+}
