@@ -6,11 +6,10 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::resource::{UsageWho, getrusage};
 
+use super::measure::timed;
 use crate::codegen;
 use crate::peer::Peer;
 
@@ -30,8 +29,8 @@ pub(super) fn run() -> Result<()> {
     let rewake = codegen::root().join("target/release/rewake");
     let dir = tempfile::tempdir()?;
     let inputs = [pagemap(dir.path())?, files(dir.path())?];
-    // The kernel tells the most any child took, so ours must all come before the other.
     let mut ours = Vec::new();
+    let mut memory = 0;
     for json in &inputs {
         let image = json.with_extension("img");
         let command = |args: &[&str]| {
@@ -39,12 +38,11 @@ pub(super) fn run() -> Result<()> {
             command.arg("crit").args(args);
             command
         };
-        let encode = median(RUNS, || convert(command(&["encode"]), json, &image))?;
+        let encode = median(RUNS, || convert(command(&["encode"]), json, &image, &mut memory))?;
         let back = json.with_extension("ours");
-        let decode = median(RUNS, || convert(command(&["decode"]), &image, &back))?;
+        let decode = median(RUNS, || convert(command(&["decode"]), &image, &back, &mut memory))?;
         ours.push((encode, decode));
     }
-    let memory = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss();
     println!("{:<34} {:>9} {:>9} {:>7}", "", "rewake", "crit", "ratio");
     for (json, ours) in inputs.iter().zip(ours) {
         let (image, their_image) = (json.with_extension("img"), json.with_extension("their-img"));
@@ -56,8 +54,8 @@ pub(super) fn run() -> Result<()> {
         };
         let their_input = json.with_extension("their-input");
         fs::write(&their_input, as_theirs(&fs::read_to_string(json)?))?;
-        let encode = convert(crit("encode"), &their_input, &their_image)?;
-        let decode = convert(crit("decode"), &image, &their_json)?;
+        let encode = convert(crit("encode"), &their_input, &their_image, &mut 0)?;
+        let decode = convert(crit("decode"), &image, &their_json, &mut 0)?;
         let same_json = as_theirs(&fs::read_to_string(&ours_json)?) == fs::read_to_string(&their_json)?;
         if fs::read(&image)? != fs::read(&their_image)? || !same_json {
             bail!("{}: the tools disagree", json.display());
@@ -83,12 +81,12 @@ fn median(runs: usize, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
     times.get(runs / 2).copied().context("no run")
 }
 
-/// Seconds that it takes.
-fn convert(mut command: Command, from: &Path, to: &Path) -> Result<f64> {
-    let start = Instant::now();
-    let status = command.arg("-i").arg(from).arg("-o").arg(to).status()?;
-    let time = start.elapsed().as_secs_f64();
-    if status.success() { Ok(time) } else { bail!("{command:?} failed") }
+/// Seconds that it takes; `most_memory` in KiB becomes its peak, if that is more.
+fn convert(mut command: Command, from: &Path, to: &Path, most_memory: &mut i64) -> Result<f64> {
+    command.arg("-i").arg(from).arg("-o").arg(to);
+    let (time, peak) = timed(&command)?;
+    *most_memory = peak.max(*most_memory);
+    Ok(time.as_secs_f64())
 }
 
 /// As dumpers before 4.2 wrote it, which every crit knows.

@@ -107,7 +107,6 @@ impl Stage<'_> {
         Ok(Pid::from_raw(i32::try_from(child.id())?))
     }
 
-    /// Runs the tool; how long it took and its peak of resident memory in KiB.
     fn timed(&self, tool: Tool, args: &[&str]) -> Result<(Duration, i64)> {
         let mut tool = match (tool, self.peer) {
             (Tool::Rewake, _) => Command::new(self.rewake),
@@ -115,17 +114,23 @@ impl Stage<'_> {
             (Tool::Criu, None) => bail!("there is no CRIU"),
         };
         tool.args(args);
-        // A process of its own between us and the tool: its children's peak is the tool's.
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bench", "measure"]).arg(tool.get_program()).args(tool.get_args());
-        let output = command.stdin(Stdio::null()).output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let last = text.lines().last().and_then(|line| line.split_once(' '));
-        let parsed = last.and_then(|(nanos, peak)| Some((nanos.parse().ok()?, peak.parse().ok()?)));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let (nanos, peak) = parsed.with_context(|| format!("{args:?} failed: {text}{errors}"))?;
-        Ok((Duration::from_nanos(nanos), peak))
+        timed(&tool)
     }
+}
+
+/// Runs a program; how long it took and its peak of resident memory in KiB.
+pub(super) fn timed(program: &Command) -> Result<(Duration, i64)> {
+    // A process of its own between us and the tool: its children's peak is the tool's.
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bench", "measure"]).arg(program.get_program()).args(program.get_args());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().and_then(|line| line.split_once(' '));
+    let parsed = last.and_then(|(nanos, peak)| Some((nanos.parse().ok()?, peak.parse().ok()?)));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let (nanos, peak) = parsed.with_context(|| format!("{program:?} failed: {text}{errors}"))?;
+    Ok((Duration::from_nanos(nanos), peak))
 }
 
 /// `bench measure PROGRAM ARGS`: runs it and prints nanoseconds and peak KiB, if it succeeds.
