@@ -1,24 +1,19 @@
 //! `rewake dump`
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::unistd::Pid;
-use rewake_dump::{After, DumpOptions, DumpReport, Rounds};
+use rewake_dump::{After, DumpReport, Rounds};
 
 use crate::files::FileArgs;
+use crate::target::{TargetArgs, frozen, memory_line};
 
 /// Write a running process to a checkpoint
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The process
-    #[arg(short = 't', long = "tree", value_name = "PID")]
-    pid: i32,
-    /// Where the checkpoint goes
-    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
-    pub(crate) images_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Let the process go on afterwards
     #[arg(short = 'R', long, conflicts_with = "leave_stopped")]
     leave_running: bool,
@@ -34,24 +29,12 @@ pub(crate) struct Args {
     /// Take along files that were deleted while open, up to this size
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     ghost_limit: u64,
-    /// The checkpoint or pre-dump before this one, which keeps what did not change; relative to the images directory
-    #[arg(long, value_name = "DIR")]
-    prev_images_dir: Option<PathBuf>,
-    /// This checkpoint will be the parent of a later one
-    #[arg(long)]
-    track_mem: bool,
-    /// Free the room of pages in earlier generations that this one makes useless
-    #[arg(long, requires = "prev_images_dir")]
-    auto_dedup: bool,
     /// First copy memory in so many rounds while the process runs, or in as many as pay
     #[arg(long, value_name = "N|auto", value_parser = parse_rounds)]
     pre_dumps: Option<PreDumps>,
     /// With --pre-dumps auto: how long the process may stand still, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10, requires = "pre_dumps")]
     max_freeze: u64,
-    /// Threads that copy memory [default: one per CPU]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     #[command(flatten)]
     files: FileArgs,
     /// Bytes of files that may be hashed, while the process still runs
@@ -60,15 +43,10 @@ pub(crate) struct Args {
     /// Seconds that may go into that
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     hash_seconds: u64,
-    /// Report in JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    pub(crate) log: crate::log::LogFile,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let mut options = DumpOptions::new(Pid::from_raw(args.pid), &args.images_dir);
+    let mut options = args.target.options();
     options.after = match (args.leave_running, args.leave_stopped) {
         (true, _) => After::LeaveRunning,
         (_, true) => After::LeaveStopped,
@@ -79,11 +57,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.cache = args.files.cache();
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
-    options.parent = args.prev_images_dir.clone();
     options.snapshot = args.snapshot;
-    options.auto_dedup = args.auto_dedup;
-    options.track_mem = args.track_mem;
-    options.threads = args.threads.unwrap_or(options.threads);
     let rounds = args.pre_dumps.map(|rounds| match rounds {
         PreDumps::Fixed(count) => Rounds::Fixed(count),
         PreDumps::Auto => Rounds::Auto { max_freeze: Duration::from_millis(args.max_freeze) },
@@ -93,21 +67,13 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         return show(args, &report, out);
     };
     let mut reports = rewake_dump::dump_in_rounds(&options, rounds)?;
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
+    if args.target.json {
+        args.target.show_json(&reports, out)?;
         return Ok(crate::DONE);
     }
     let last = reports.pop().context("a dump has a report")?;
     for (round, report) in (1..).zip(&reports) {
-        writeln!(
-            out,
-            "round {round}: {} pages, {} as before, {} lost; frozen {:.1} ms of {:.1} ms",
-            report.pages,
-            report.parent_pages,
-            report.lost_pages,
-            report.frozen.as_secs_f64() * 1e3,
-            report.total.as_secs_f64() * 1e3,
-        )?;
+        writeln!(out, "round {round}: {}", memory_line(report))?;
     }
     show(args, &last, out)
 }
@@ -126,19 +92,18 @@ fn parse_rounds(text: &str) -> Result<PreDumps, String> {
 }
 
 fn show(args: &Args, report: &DumpReport, out: &mut impl Write) -> anyhow::Result<u8> {
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+    if args.target.json {
+        args.target.show_json(report, out)?;
     } else {
         writeln!(
             out,
-            "dumped pid {}: {} threads, {} mappings, {} descriptors, {} pages; frozen {:.1} ms of {:.1} ms",
-            args.pid,
+            "dumped pid {}: {} threads, {} mappings, {} descriptors, {} pages; {}",
+            args.target.pid,
             report.threads,
             report.mappings,
             report.descriptors,
             report.pages,
-            report.frozen.as_secs_f64() * 1e3,
-            report.total.as_secs_f64() * 1e3,
+            frozen(report),
         )?;
     }
     Ok(crate::DONE)

@@ -26,6 +26,22 @@ pub(crate) struct FileArgs {
     file_cache: Option<PathBuf>,
 }
 
+/// What `verify` and `stamp` look at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckedArgs {
+    /// The checkpoint
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    pub(crate) images_dir: PathBuf,
+    /// The directory in which the paths of the checkpoint begin: an unpacked container image, a mounted host
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub(crate) root: PathBuf,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// Report in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 impl FileArgs {
     pub(crate) fn policy(&self) -> anyhow::Result<Policy> {
         let mut policy = Policy::at(self.file_validation);

@@ -47,8 +47,8 @@ pub(crate) fn install(args: &LogArgs, command: &Command) -> anyhow::Result<()> {
 
 fn log_file(command: &Command) -> Option<PathBuf> {
     let (dir, log) = match command {
-        Command::Dump(args) => (&args.images_dir, &args.log),
-        Command::PreDump(args) => (&args.images_dir, &args.log),
+        Command::Dump(args) => (&args.target.images_dir, &args.target.log),
+        Command::PreDump(args) => (&args.target.images_dir, &args.target.log),
         Command::Restore(args) => (&args.images_dir, &args.log),
         _ => return None,
     };

@@ -19,6 +19,7 @@ mod recode;
 mod restore;
 mod source;
 mod stamp;
+mod target;
 mod validate;
 mod verify;
 

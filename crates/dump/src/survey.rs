@@ -98,44 +98,38 @@ pub(crate) fn dump_with(
     }
     write::images(&writer, &task, &files)?;
     write::own_cookies(&writer, cookies.own())?;
+
+    let held = match options.after {
+        // Not before the checkpoint is safe.
+        After::Kill => Some(group),
+        After::LeaveRunning => released(group, Release::Resume)?,
+        After::LeaveStopped => released(group, Release::Stop)?,
+    };
+    report.frozen = frozen.elapsed();
     if let Some(snapshot) = snapshot {
-        group.release(Release::Resume).map_err(DumpError::tracee(pid))?;
-        report.frozen = frozen.elapsed();
         let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
         memory.source = snapshot.pid();
         memory.written = written.as_deref();
         memory.private(&areas, Some(&mut task.extra))?;
         snapshot.finish()?;
-        write::task_extra(&writer, &task)?;
-        write::commit(writer, &task, options)?;
-        report.files = cookies.finish(&task, &files);
-        report.total = begun.elapsed();
-        finished(options, &report)?;
-        return Ok(report);
     }
     write::task_extra(&writer, &task)?;
-
-    let how = match options.after {
-        After::LeaveRunning => Release::Resume,
-        After::LeaveStopped => Release::Stop,
-        // Not before the checkpoint is safe.
-        After::Kill => {
-            write::commit(writer, &task, options)?;
-            report.frozen = frozen.elapsed();
-            group.release(Release::Kill).map_err(DumpError::tracee(pid))?;
-            report.files = cookies.finish(&task, &files);
-            report.total = begun.elapsed();
-            finished(options, &report)?;
-            return Ok(report);
-        }
-    };
-    group.release(how).map_err(DumpError::tracee(pid))?;
-    report.frozen = frozen.elapsed();
     write::commit(writer, &task, options)?;
+    if let Some(group) = held {
+        report.frozen = frozen.elapsed();
+        released(group, Release::Kill)?;
+    }
     report.files = cookies.finish(&task, &files);
     report.total = begun.elapsed();
     finished(options, &report)?;
     Ok(report)
+}
+
+/// Lets go of the process: nothing of it is held any more.
+fn released(group: ThreadGroup, how: Release) -> Result<Option<ThreadGroup>> {
+    let pid = group.pid();
+    group.release(how).map_err(DumpError::tracee(pid))?;
+    Ok(None)
 }
 
 /// What remains to be done when the checkpoint is in its place.

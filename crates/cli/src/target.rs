@@ -1,0 +1,66 @@
+//! The options of all commands that write the memory of a running process, and how they report.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+use rewake_dump::{DumpOptions, DumpReport};
+use serde::Serialize;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TargetArgs {
+    /// The process
+    #[arg(short = 't', long = "tree", value_name = "PID")]
+    pub(crate) pid: i32,
+    /// Where the images go
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    pub(crate) images_dir: PathBuf,
+    /// The checkpoint or pre-dump before this one, which keeps what did not change; relative to the images directory
+    #[arg(long, value_name = "DIR")]
+    prev_images_dir: Option<PathBuf>,
+    /// This one will be the parent of a later one (a pre-dump always can be)
+    #[arg(long)]
+    track_mem: bool,
+    /// Free the room of pages in earlier generations that this one makes useless
+    #[arg(long, requires = "prev_images_dir")]
+    auto_dedup: bool,
+    /// Threads that copy memory [default: one per CPU]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Report in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) log: crate::log::LogFile,
+}
+
+impl TargetArgs {
+    pub(crate) fn options(&self) -> DumpOptions {
+        let mut options = DumpOptions::new(Pid::from_raw(self.pid), &self.images_dir);
+        options.parent.clone_from(&self.prev_images_dir);
+        options.track_mem = self.track_mem;
+        options.auto_dedup = self.auto_dedup;
+        options.threads = self.threads.unwrap_or(options.threads);
+        options
+    }
+
+    pub(crate) fn show_json(&self, report: &impl Serialize, out: &mut impl Write) -> anyhow::Result<()> {
+        Ok(writeln!(out, "{}", serde_json::to_string_pretty(report)?)?)
+    }
+}
+
+/// What a round of memory copied.
+pub(crate) fn memory_line(report: &DumpReport) -> String {
+    format!(
+        "{} pages, {} as before, {} lost; {}",
+        report.pages,
+        report.parent_pages,
+        report.lost_pages,
+        frozen(report)
+    )
+}
+
+pub(crate) fn frozen(report: &DumpReport) -> String {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    format!("frozen {:.1} ms of {:.1} ms", ms(report.frozen), ms(report.total))
+}
