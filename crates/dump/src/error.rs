@@ -73,6 +73,9 @@ pub enum DumpError {
         #[source]
         source: CaptureError,
     },
+    /// [`crate::DumpOptions::progress`] wanted it to end.
+    #[error("cancelled")]
+    Cancelled,
     /// The checkpoint could not be written.
     #[error("cannot write the checkpoint")]
     Image(#[source] ImageError),
@@ -102,6 +105,13 @@ impl DumpError {
     ) -> impl FnOnce(Errno) -> Self {
         let object = object.into();
         move |source| Self::Call { pid, call, object, source }
+    }
+
+    pub(crate) fn capture(pid: Pid) -> impl Fn(CaptureError) -> Self + Copy {
+        move |source| match source {
+            CaptureError::Cancelled => Self::Cancelled,
+            source => Self::Capture { pid, source },
+        }
     }
 
     pub(crate) fn tracee(pid: Pid) -> impl FnOnce(TraceeError) -> Self {

@@ -17,7 +17,7 @@ use rewake_memdump::{
 
 use crate::error::{DumpError, Result};
 use crate::objects::SharedObject;
-use crate::options::DumpReport;
+use crate::options::{DumpOptions, DumpReport};
 
 /// Writes memory into a checkpoint, as far as its parent does not have it.
 #[derive(Debug)]
@@ -40,18 +40,22 @@ impl<'a> Memory<'a> {
     pub(crate) fn new(
         pid: Pid,
         writer: &'a CheckpointWriter,
-        threads: usize,
+        options: &DumpOptions,
         parent: Option<&'a Path>,
         report: &'a mut DumpReport,
     ) -> Self {
-        let options = CaptureOptions { threads, ..Default::default() };
+        let options = CaptureOptions {
+            threads: options.threads,
+            progress: options.progress.clone(),
+            ..Default::default()
+        };
         Self { pid, writer, options, parent, report, source: pid, live: false, written: None }
     }
 
     /// Copies the memory that belongs to the task alone, and notes guard pages in `extra`.
     pub(crate) fn private(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<()> {
         let pid = self.source;
-        let failed = |source| DumpError::Capture { pid, source };
+        let failed = DumpError::capture(pid);
         let choosing = Instant::now();
         let mut runs = Vec::new();
         for AreaPages { area, runs: of_area, guards } in rewake_memdump::survey(pid, areas).map_err(failed)? {
@@ -106,7 +110,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn shared(&mut self, objects: &[SharedObject]) -> Result<()> {
         for object in objects {
             let pid = self.pid;
-            let failed = |source| DumpError::Capture { pid, source };
+            let failed = DumpError::capture(pid);
             let name = || DumpError::proc(pid, object.inode.name.clone());
             let choosing = Instant::now();
             // Opened anew: looking for holes moves the position, and that of the descriptor is the program's.

@@ -1,11 +1,14 @@
 //! What is asked of a dump, and what came of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use rewake_memdump::Progress;
 
 use crate::cookies::FileOptions;
+use crate::error::{DumpError, Result};
 
 /// What becomes of the process after its dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +48,8 @@ pub struct DumpOptions {
     /// Free the room that pages of ancestors take when nothing needs them any more: the ancestors can then no longer be
     /// restored themselves.
     pub auto_dedup: bool,
+    /// Is told how far the copying of memory is, and may end it: then the process goes on, and no checkpoint is left.
+    pub progress: Option<Arc<dyn Progress>>,
 }
 
 impl DumpOptions {
@@ -62,7 +67,14 @@ impl DumpOptions {
             track_mem: false,
             auto_dedup: false,
             snapshot: false,
+            progress: None,
         }
+    }
+
+    /// An error if it was cancelled meanwhile.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        let cancelled = self.progress.as_ref().is_some_and(|progress| progress.cancelled());
+        if cancelled { Err(DumpError::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn pre_dump_with(
 ) -> Result<DumpReport> {
     let begun = Instant::now();
     let pid = options.pid;
-    let failed = |source| DumpError::Capture { pid, source };
+    let failed = DumpError::capture(pid);
     let ours = tracker.is_some();
     let areas = || rewake_memdump::areas(pid).map(|areas| without_our_mark(areas, ours)).map_err(failed);
     let (obstacles, areas) = preflight_with(pid, areas)?;
@@ -56,10 +56,11 @@ pub(crate) fn pre_dump_with(
         Some(tracker) => Some(written(pid, tracker, &areas, &mut report)?),
         None => None,
     };
-    let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+    let mut memory = Memory::new(pid, &writer, options, parent.as_deref(), &mut report);
     memory.live = true;
     memory.written = written.as_deref().filter(|_| !compare);
     memory.private(&areas, None)?;
+    options.go_on()?;
     writer.commit(&write::pre_dump_inventory())?;
     report.total = begun.elapsed();
     finished(options, &report)?;
@@ -74,7 +75,7 @@ fn written(
     areas: &[Area],
     report: &mut DumpReport,
 ) -> Result<Vec<PageRun>> {
-    let failed = |source| DumpError::Capture { pid, source };
+    let failed = DumpError::capture(pid);
     let written = tracker.written(areas).map_err(failed)?;
     if tracker.wants_to_begin() {
         let freezing = Instant::now();

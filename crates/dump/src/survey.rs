@@ -65,6 +65,7 @@ pub(crate) fn dump_with(
     let hashing = Instant::now();
     let mut cookies = FileCookies::prepare(pid, &areas, &options.files);
     let hashing = hashing.elapsed();
+    options.go_on()?;
 
     let freezing = Instant::now();
     // Dropped after the group: it stops the process once more, to have it forget the copy.
@@ -89,7 +90,7 @@ pub(crate) fn dump_with(
         ..Default::default()
     };
     let written = tracker.map(|tracker| tracker.written(&areas)).transpose().map_err(capture(pid))?;
-    let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+    let mut memory = Memory::new(pid, &writer, options, parent.as_deref(), &mut report);
     memory.written = written.as_deref();
     memory.shared(&files.shared)?;
     snapshot = take_snapshot(options, &mut group, &areas)?;
@@ -107,7 +108,7 @@ pub(crate) fn dump_with(
     };
     report.frozen = frozen.elapsed();
     if let Some(snapshot) = snapshot {
-        let mut memory = Memory::new(pid, &writer, options.threads, parent.as_deref(), &mut report);
+        let mut memory = Memory::new(pid, &writer, options, parent.as_deref(), &mut report);
         memory.source = snapshot.pid();
         memory.written = written.as_deref();
         memory.private(&areas, Some(&mut task.extra))?;

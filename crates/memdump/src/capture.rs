@@ -1,33 +1,37 @@
-//! Carrying out a plan: reading the pages and writing them down.
+//! Carrying out a plan: reading the pages and handing them to a sink.
 
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use nix::unistd::Pid;
 
 use crate::error::{CaptureError, is_gone};
-use crate::plan::{Chunk, Chunks, PagePlan};
+use crate::plan::{Chunk, PagePlan};
+use crate::progress::Progress;
 use crate::query::PAGE_SIZE;
 use crate::remote::{ProcMem, ProcessVm, RemoteMemory};
+use crate::sink::PageSink;
+use crate::work::{Taken, Work};
 
 /// How memory is captured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CaptureOptions {
     /// Threads that copy, at least one. The first copies in the calling thread if it is the only one.
     pub threads: usize,
     /// Buffer of each thread in bytes, rounded down to pages, at least one page.
     pub buffer_bytes: usize,
+    /// Is told how far it is, and may end it.
+    pub progress: Option<Arc<dyn Progress>>,
 }
 
 impl Default for CaptureOptions {
     /// As many threads as there are CPUs, since filling the page cache is the work of one CPU per writer, and 1 MiB
     /// each, about the size of a second-level cache: smaller costs more calls, larger gains nothing.
     fn default() -> Self {
-        Self { threads: thread::available_parallelism().map_or(1, NonZeroUsize::get), buffer_bytes: 1 << 20 }
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self { threads, buffer_bytes: 1 << 20, progress: None }
     }
 }
 
@@ -53,31 +57,18 @@ pub struct LiveCapture {
     pub lost: Vec<u64>,
 }
 
-/// Takes in the pages that were read.
-pub(crate) trait Sink {
-    /// `bytes` are those of `chunk`. The pages `lost`, counted like [`LiveCapture::lost`], mean nothing.
-    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64]) -> Result<(), CaptureError>;
-}
-
-impl Sink for File {
-    fn put(&self, chunk: &Chunk, bytes: &[u8], _lost: &[u64]) -> Result<(), CaptureError> {
-        let write = self.write_all_at(bytes, chunk.file_offset);
-        write.map_err(|source| CaptureError::Write { offset: chunk.file_offset, source })
-    }
-}
-
-/// Reads the pages of `plan` from `pid` and writes them to `out` at the places the plan says.
+/// Reads the pages of `plan` from `pid` and puts them into `out`, a [file](std::fs::File) at the places the plan says.
 ///
 /// The process must stand still: a page of the plan that cannot be read is an error. Nothing is synced. Memory used is
 /// one buffer per thread, whatever the size of the plan.
 ///
 /// # Errors
-/// [`CaptureError::Died`], [`CaptureError::Unreadable`], [`CaptureError::Write`]; [`CaptureError::Proc`] without
-/// permission.
-pub fn capture(
+/// [`CaptureError::Died`], [`CaptureError::Unreadable`], those of the sink; [`CaptureError::Cancelled`] if
+/// [`CaptureOptions::progress`] wants that; [`CaptureError::Proc`] without permission.
+pub fn capture<S: PageSink + ?Sized>(
     pid: Pid,
     plan: &PagePlan,
-    out: &File,
+    out: &S,
     options: &CaptureOptions,
 ) -> Result<CaptureStats, CaptureError> {
     let forced = ProcMem::open(pid)?;
@@ -92,10 +83,10 @@ pub fn capture(
 ///
 /// # Errors
 /// As [`capture`], but never [`CaptureError::Unreadable`].
-pub fn capture_live(
+pub fn capture_live<S: PageSink + ?Sized>(
     pid: Pid,
     plan: &PagePlan,
-    out: &File,
+    out: &S,
     options: &CaptureOptions,
 ) -> Result<LiveCapture, CaptureError> {
     let forced = ProcMem::open(pid)?;
@@ -106,11 +97,11 @@ pub fn capture_live(
 ///
 /// # Errors
 /// As [`capture`].
-pub fn capture_from<M: RemoteMemory + Sync>(
+pub fn capture_from<M: RemoteMemory + Sync, S: PageSink + ?Sized>(
     memory: &M,
     pid: Pid,
     plan: &PagePlan,
-    out: &File,
+    out: &S,
     options: &CaptureOptions,
 ) -> Result<CaptureStats, CaptureError> {
     Ok(Capture { pid, memory, forced: memory, out, live: false }.run(plan, options)?.stats)
@@ -118,7 +109,7 @@ pub fn capture_from<M: RemoteMemory + Sync>(
 
 /// Everything the copying threads share and do not change.
 #[derive(Debug)]
-pub(crate) struct Capture<'a, M, F, S> {
+pub(crate) struct Capture<'a, M, F, S: ?Sized> {
     pub(crate) pid: Pid,
     pub(crate) memory: &'a M,
     /// Asked for pieces that `memory` refuses.
@@ -128,51 +119,56 @@ pub(crate) struct Capture<'a, M, F, S> {
     pub(crate) live: bool,
 }
 
-impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync, S: Sink + Sync> Capture<'_, M, F, S> {
+impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync, S: PageSink + ?Sized> Capture<'_, M, F, S> {
     pub(crate) fn run(&self, plan: &PagePlan, options: &CaptureOptions) -> Result<LiveCapture, CaptureError> {
-        let work = Work::new(plan.chunks(options.buffer_bytes));
+        if let Some(progress) = &options.progress {
+            progress.expect(plan.total_bytes());
+        }
+        let work = Work::new(plan.chunks(options.buffer_bytes), options.progress.as_deref());
         let largest = options.buffer_bytes.min(usize::try_from(plan.total_bytes()).unwrap_or(usize::MAX));
         // No more threads than there can be chunks for.
         let useful = usize::try_from(plan.total_bytes()).unwrap_or(usize::MAX).div_ceil(largest.max(1));
         let threads = options.threads.min(useful).max(1);
         if threads == 1 {
-            self.copy(&work, largest)?;
+            self.copy(&work, largest);
         } else {
             thread::scope(|scope| {
                 let copying: Vec<_> =
                     (0..threads).map(|_| scope.spawn(|| self.copy(&work, largest))).collect();
-                // The first error in the order of threads; all of them are waited for.
-                let ended = copying.into_iter().map(|thread| thread.join().expect("copying never panics"));
-                ended.fold(Ok(()), Result::and)
-            })?;
+                copying
+                    .into_iter()
+                    .for_each(|thread| thread.join().expect("only a sink that panics gets here"));
+            });
         }
-        Ok(work.into_done())
+        let done = work.into_done()?;
+        self.out.finish()?;
+        Ok(done)
     }
 
     /// What one thread does: takes chunks until there are none or one of them failed.
-    fn copy(&self, work: &Work<'_>, buffer_bytes: usize) -> Result<(), CaptureError> {
+    fn copy(&self, work: &Work<'_>, buffer_bytes: usize) {
+        let _end = work.ends_on_panic();
         let mut buffer = Vec::with_capacity(buffer_bytes);
-        while let Some(chunk) = work.take() {
-            let done = self.copy_chunk(&chunk, &mut buffer);
-            if done.is_err() {
-                work.stop();
+        while let Some(taken) = work.take() {
+            match self.copy_chunk(work, &taken, &mut buffer) {
+                Ok((done, lost)) => work.add(&taken, done, lost),
+                Err(error) => work.fail(error),
             }
-            let (done, lost) = done?;
-            work.add(done, lost);
         }
-        Ok(())
     }
 
     fn copy_chunk(
         &self,
-        chunk: &Chunk,
+        work: &Work<'_>,
+        taken: &Taken,
         buffer: &mut Vec<u8>,
     ) -> Result<(CaptureStats, Vec<u64>), CaptureError> {
+        let chunk = &taken.chunk;
         let bytes = chunk.len_bytes();
         buffer.resize(usize::try_from(bytes).expect("a chunk fits into the buffer"), 0);
         let mut lost = Vec::new();
         let forced_bytes = self.fill(chunk, buffer, &mut lost)?;
-        self.out.put(chunk, buffer, &lost)?;
+        self.out.put(chunk, buffer, &lost, &work.turn(taken))?;
         Ok((CaptureStats { pages: bytes / PAGE_SIZE, bytes, forced_bytes }, lost))
     }
 
@@ -240,53 +236,6 @@ fn advance(pieces: &mut [(u64, u64)], mut read: u64) -> usize {
 
 fn to_u64(bytes: usize) -> u64 {
     u64::try_from(bytes).expect("usize is at most 64 bits")
-}
-
-/// The chunks still to be copied and what was done so far. A lock is taken per chunk, which takes about a tenth of a
-/// millisecond to copy.
-#[derive(Debug)]
-struct Work<'a>(Mutex<State<'a>>);
-
-#[derive(Debug)]
-struct State<'a> {
-    chunks: Chunks<'a>,
-    stopped: bool,
-    done: LiveCapture,
-}
-
-impl<'a> Work<'a> {
-    fn new(chunks: Chunks<'a>) -> Self {
-        Self(Mutex::new(State { chunks, stopped: false, done: LiveCapture::default() }))
-    }
-
-    /// Runs `change` on the state. Nothing in here panics half-way, so a poisoned lock protects good data.
-    fn with<T>(&self, change: impl FnOnce(&mut State<'a>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn take(&self) -> Option<Chunk> {
-        self.with(|state| if state.stopped { None } else { state.chunks.next() })
-    }
-
-    fn stop(&self) {
-        self.with(|state| state.stopped = true);
-    }
-
-    fn add(&self, done: CaptureStats, lost: Vec<u64>) {
-        self.with(|state| {
-            let stats = &mut state.done.stats;
-            stats.pages += done.pages;
-            stats.bytes += done.bytes;
-            stats.forced_bytes += done.forced_bytes;
-            state.done.lost.extend(lost);
-        });
-    }
-
-    fn into_done(self) -> LiveCapture {
-        let mut done = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).done;
-        done.lost.sort_unstable();
-        done
-    }
 }
 
 #[cfg(test)]

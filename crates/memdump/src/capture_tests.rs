@@ -1,10 +1,16 @@
 //! Tests of capture on recorded memory, where every failure can be had.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::query::{PageCategories, PageRun};
 use crate::remote::Recorded;
+use crate::sink::{StreamSink, Turn};
 
 const PAGE: usize = 4096;
 
@@ -25,7 +31,7 @@ fn first_bytes(out: &File) -> Vec<u8> {
 }
 
 fn options(threads: usize, pages: usize) -> CaptureOptions {
-    CaptureOptions { threads, buffer_bytes: pages * PAGE }
+    CaptureOptions { threads, buffer_bytes: pages * PAGE, progress: None }
 }
 
 #[test]
@@ -115,6 +121,126 @@ fn a_full_disk_is_told_with_the_place() {
     let error = capture_from(&numbered(2), Pid::this(), &plan, &out, &options(2, 1)).unwrap_err();
     let CaptureError::Write { source, .. } = error else { panic!("{error:?}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+}
+
+/// A stream that yields to other threads at every write, so that those get a chance to be too early.
+#[derive(Default)]
+struct Yielding(Vec<u8>);
+
+impl Write for Yielding {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        thread::yield_now();
+        let some = bytes.get(..bytes.len().min(1000)).unwrap();
+        self.0.extend_from_slice(some);
+        Ok(some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stream_gets_the_pages_in_the_order_of_the_plan() {
+    let memory = numbered(200);
+    let plan = PagePlan::new([run(100, 100), run(0, 70)]);
+    for (threads, pages) in [(1, 3), (2, 1), (8, 1), (8, 5)] {
+        let out = StreamSink::new(Yielding::default());
+        capture_from(&memory, Pid::this(), &plan, &out, &options(threads, pages)).unwrap();
+        let bytes = out.into_inner().0;
+        let pages: Vec<u8> = bytes.chunks(PAGE).map(|page| page[0]).collect();
+        assert_eq!(pages, (100..200).chain(0..70).collect::<Vec<u8>>());
+        assert!(bytes.chunks(PAGE).all(|page| page.iter().all(|byte| *byte == page[0])));
+    }
+}
+
+/// Fails at one chunk, whoever else waits.
+struct Failing {
+    at: u64,
+}
+
+impl PageSink for Failing {
+    fn put(&self, _chunk: &Chunk, _bytes: &[u8], _lost: &[u64], turn: &Turn<'_>) -> Result<(), CaptureError> {
+        if turn.number() == self.at {
+            return Err(CaptureError::Sink { source: "no more".into() });
+        }
+        turn.wait()
+    }
+
+    fn finish(&self) -> Result<(), CaptureError> {
+        panic!("not after a failure")
+    }
+}
+
+#[test]
+fn a_sink_that_fails_ends_the_waiting_of_the_others_and_its_error_is_the_one_told() {
+    for at in [0, 1, 5, 19] {
+        let plan = PagePlan::new([run(0, 20)]);
+        let error =
+            capture_from(&numbered(20), Pid::this(), &plan, &Failing { at }, &options(4, 1)).unwrap_err();
+        assert!(
+            matches!(&error, CaptureError::Sink { source } if source.to_string() == "no more"),
+            "{error:?}"
+        );
+    }
+}
+
+/// Panics at one chunk.
+struct Panicking;
+
+impl PageSink for Panicking {
+    fn put(&self, _chunk: &Chunk, _bytes: &[u8], _lost: &[u64], turn: &Turn<'_>) -> Result<(), CaptureError> {
+        assert_ne!(turn.number(), 2, "as it must be");
+        turn.wait()
+    }
+}
+
+#[test]
+#[should_panic(expected = "only a sink that panics")]
+fn a_sink_that_panics_keeps_nobody_waiting() {
+    let plan = PagePlan::new([run(0, 20)]);
+    let _ = capture_from(&numbered(20), Pid::this(), &plan, &Panicking, &options(4, 1));
+}
+
+/// Wants no more after so many bytes.
+#[derive(Debug)]
+struct Enough {
+    limit: u64,
+    expected: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress for Enough {
+    fn expect(&self, bytes: u64) {
+        self.expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn done(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.done.load(Ordering::Relaxed) >= self.limit
+    }
+}
+
+#[test]
+fn progress_is_told_and_can_end_it() {
+    let plan = PagePlan::new([run(0, 20)]);
+    for (limit, threads) in [(u64::MAX, 1), (u64::MAX, 3), (0, 1), (3 * PAGE_SIZE, 1), (3 * PAGE_SIZE, 3)] {
+        let watcher = Arc::new(Enough { limit, expected: AtomicU64::new(0), done: AtomicU64::new(0) });
+        let options = CaptureOptions { progress: Some(Arc::clone(&watcher) as _), ..options(threads, 1) };
+        let out = tempfile::tempfile().unwrap();
+        let captured = capture_from(&numbered(20), Pid::this(), &plan, &out, &options);
+        assert_eq!(watcher.expected.load(Ordering::Relaxed), plan.total_bytes());
+        let done = watcher.done.load(Ordering::Relaxed);
+        if limit == u64::MAX {
+            assert_eq!(captured.unwrap().bytes, done);
+        } else {
+            assert!(matches!(captured, Err(CaptureError::Cancelled)), "{captured:?}");
+            assert!(done >= limit && done < limit + threads as u64 * PAGE_SIZE, "{done}");
+        }
+    }
 }
 
 proptest! {

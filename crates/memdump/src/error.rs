@@ -108,6 +108,16 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
+    /// The captured pages cannot be handed over.
+    #[error("cannot store captured pages")]
+    Sink {
+        /// What the sink says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It was to end early.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl CaptureError {

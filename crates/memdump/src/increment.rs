@@ -8,11 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use nix::unistd::Pid;
 use rewake_images::PageStore;
 
-use crate::capture::{Capture, CaptureOptions, Sink};
+use crate::capture::{Capture, CaptureOptions};
 use crate::error::CaptureError;
 use crate::plan::{Chunk, PagePlan};
 use crate::query::{PAGE_SIZE, PageCategories, PageRun, push_run};
 use crate::remote::RemoteMemory;
+use crate::sink::{PageSink, Turn};
 
 /// The pages that are in both lists, each of them ascending.
 pub fn common(runs: &[PageRun], others: impl IntoIterator<Item = (u64, u64)>) -> Vec<PageRun> {
@@ -94,8 +95,8 @@ const COMPARED: usize = 64 << 10;
 const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_BYTES as u64 == PAGE_SIZE);
 
-impl Sink for Comparer<'_> {
-    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64]) -> Result<(), CaptureError> {
+impl PageSink for Comparer<'_> {
+    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64], _turn: &Turn<'_>) -> Result<(), CaptureError> {
         let mut theirs = vec![0; COMPARED];
         let mut same = Vec::new();
         let (mut place, mut ours) = (chunk.file_offset / PAGE_SIZE, bytes);

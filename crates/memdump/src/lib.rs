@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Layers, each usable alone: [`AreaReader`] (text of smaps and maps), [`PageScanner`] and [`PageQuery`] (page tables),
-//! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`object_runs`] (shared memory objects),
+//! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`PageSink`]
+//! (where pages go), [`Progress`] (how far it is, and an end before it is done), [`object_runs`] (shared memory objects),
 //! [`DirtyTracker`] and [`same_as_parent`] (what changed since an earlier checkpoint).
 //!
 //! Nothing here stops a process, and nothing is written into one. Capture may fault pages in: reading a page that is
@@ -33,15 +34,18 @@ mod error;
 mod increment;
 mod object;
 mod plan;
+mod progress;
 mod query;
 mod remote;
 mod scan;
+mod sink;
 mod smaps;
 mod survey;
 mod sys;
 mod table;
 mod track;
 mod vmflags;
+mod work;
 
 pub use area::{Area, AreaKind, same_mappings};
 pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_from, capture_live};
@@ -51,9 +55,11 @@ pub use error::CaptureError;
 pub use increment::{common, compact, difference, same_as_parent, without_lost};
 pub use object::object_runs;
 pub use plan::{Chunk, Chunks, PagePlan, PlannedRun};
+pub use progress::Progress;
 pub use query::{PAGE_SIZE, PageCategories, PageQuery, PageRun};
 pub use remote::{ObjectMemory, ProcMem, ProcessVm, Recorded, RemoteMemory};
 pub use scan::PageScanner;
+pub use sink::{PageSink, StreamSink, Turn};
 pub use smaps::{AreaReader, areas, maps};
 pub use survey::{AreaPages, survey};
 pub use track::{DirtyTracker, UffdTracker};

@@ -58,7 +58,7 @@ fn a_whole_process_is_captured() {
     let memory = ProcMem::open(cat.pid()).unwrap();
     for threads in [1, 2] {
         let out = tempfile::tempfile().unwrap();
-        let options = CaptureOptions { threads, buffer_bytes: 16 << 10 };
+        let options = CaptureOptions { threads, buffer_bytes: 16 << 10, progress: None };
         let stats = capture(cat.pid(), &plan, &out, &options).unwrap();
         assert_eq!(stats.bytes, out.metadata().unwrap().len());
         for run in plan.runs() {
