@@ -31,6 +31,7 @@ mod rounds;
 mod snapshot;
 mod survey;
 mod sys;
+mod tracking;
 mod write;
 
 pub use cookies::FileOptions;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::unistd::Pid;
@@ -19,29 +19,69 @@ use crate::error::{DumpError, Result};
 use crate::objects::SharedObject;
 use crate::options::{DumpOptions, DumpReport};
 
+/// The checkpoint before this one.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    dir: PathBuf,
+    /// The private memory of the process, opened early: the list of its pages can be long.
+    private: Option<PageStore>,
+}
+
+impl Parent {
+    /// The checkpoint in `dir`, for memory of `pid`.
+    pub(crate) fn open(dir: PathBuf, pid: Pid) -> Result<Self> {
+        let mut parent = Self { dir, private: None };
+        parent.private = parent.store(Kind::Pagemap, number(pid))?;
+        Ok(parent)
+    }
+
+    /// Whether it has private memory of the process.
+    pub(crate) fn has_private(&self) -> bool {
+        self.private.is_some()
+    }
+
+    /// What it has of some memory, if it has that at all.
+    fn store(&self, kind: Kind, number: u64) -> Result<Option<PageStore>> {
+        if !self.dir.join(kind.file_name(Some(number))).exists() {
+            tracing::info!(parent = %self.dir.display(), number, "the parent has none of this memory");
+            return Ok(None);
+        }
+        Ok(Some(PageStore::open(&self.dir, kind, number)?))
+    }
+}
+
+/// What is known of the pages that the parent has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Known<'a> {
+    /// Nothing: they are compared.
+    #[default]
+    Nothing,
+    /// Which of them may have been written, ascending, since they were the same: all of them, or only those in `same`.
+    Written { written: &'a [PageRun], same: Option<&'a [PageRun]> },
+}
+
 /// Writes memory into a checkpoint, as far as its parent does not have it.
 #[derive(Debug)]
 pub(crate) struct Memory<'a> {
     pid: Pid,
     writer: &'a CheckpointWriter,
     options: CaptureOptions,
-    parent: Option<&'a Path>,
+    parent: Option<&'a Parent>,
     report: &'a mut DumpReport,
     /// Whose memory is read: the task's, or that of its copy.
     pub(crate) source: Pid,
     /// The task runs on meanwhile.
     pub(crate) live: bool,
-    /// All pages that may differ from the parent, ascending; without it, pages are compared.
-    pub(crate) written: Option<&'a [PageRun]>,
+    pub(crate) known: Known<'a>,
 }
 
 impl<'a> Memory<'a> {
-    /// Memory of `pid`, which stands still. `parent` is the directory of the parent checkpoint.
+    /// Memory of `pid`, which stands still.
     pub(crate) fn new(
         pid: Pid,
         writer: &'a CheckpointWriter,
         options: &DumpOptions,
-        parent: Option<&'a Path>,
+        parent: Option<&'a Parent>,
         report: &'a mut DumpReport,
     ) -> Self {
         let options = CaptureOptions {
@@ -49,16 +89,14 @@ impl<'a> Memory<'a> {
             progress: options.progress.clone(),
             ..Default::default()
         };
-        Self { pid, writer, options, parent, report, source: pid, live: false, written: None }
+        Self { pid, writer, options, parent, report, source: pid, live: false, known: Known::Nothing }
     }
 
-    /// Copies the memory that belongs to the task alone, and notes guard pages in `extra`.
-    pub(crate) fn private(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<()> {
-        let pid = self.source;
-        let failed = DumpError::capture(pid);
-        let choosing = Instant::now();
+    /// The pages of private memory to store, ascending; guard pages are noted in `extra`.
+    fn chosen(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<Vec<PageRun>> {
         let mut runs = Vec::new();
-        for AreaPages { area, runs: of_area, guards } in rewake_memdump::survey(pid, areas).map_err(failed)? {
+        let surveyed = rewake_memdump::survey(self.source, areas).map_err(DumpError::capture(self.source))?;
+        for AreaPages { area, runs: of_area, guards } in surveyed {
             let Some(area) = areas.get(area) else { continue };
             self.report.pages_scanned += area.len_bytes() / PAGE_SIZE;
             if let Some(extra) = extra.as_deref_mut() {
@@ -69,18 +107,46 @@ impl<'a> Memory<'a> {
                 of_area.into_iter().for_each(|run| push_ascending(&mut runs, run));
             }
         }
-        let number = u64::from(self.pid.as_raw().unsigned_abs());
-        let same = match self.store(Kind::Pagemap, number)? {
+        Ok(runs)
+    }
+
+    /// The pages of private memory that are now as the parent has them, ascending. The process runs meanwhile.
+    pub(crate) fn same_now(&mut self, areas: &[Area]) -> Result<Vec<PageRun>> {
+        let Some(store) = self.parent.and_then(|parent| parent.private.as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let choosing = Instant::now();
+        let scanned = self.report.pages_scanned;
+        let runs = self.chosen(areas, None)?;
+        self.report.pages_scanned = scanned;
+        let forced = ProcMem::open(self.pid).map_err(DumpError::capture(self.pid))?;
+        let same =
+            same_as_parent(&ProcessVm::new(self.pid), &forced, self.pid, &runs, store, true, &self.options)
+                .map_err(DumpError::capture(self.pid))?;
+        self.report.choosing += choosing.elapsed();
+        Ok(same)
+    }
+
+    /// Copies the memory that belongs to the task alone, and notes guard pages in `extra`.
+    pub(crate) fn private(&mut self, areas: &[Area], extra: Option<&mut TaskExtra>) -> Result<()> {
+        let pid = self.source;
+        let failed = DumpError::capture(pid);
+        let choosing = Instant::now();
+        let runs = self.chosen(areas, extra)?;
+        let same = match self.parent.and_then(|parent| parent.private.as_ref()) {
             None => Vec::new(),
-            Some(store) => match self.written {
-                Some(written) => {
-                    let theirs = common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end())));
+            Some(store) => match self.known {
+                Known::Written { written, same } => {
+                    let theirs = match same {
+                        Some(same) => common(&runs, same.iter().map(|run| (run.start, run.end()))),
+                        None => common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end()))),
+                    };
                     difference(&theirs, written)
                 }
-                None => {
+                Known::Nothing => {
                     let forced = ProcMem::open(pid).map_err(failed)?;
                     let memory = ProcessVm::new(pid);
-                    same_as_parent(&memory, &forced, pid, &runs, &store, self.live, &self.options)
+                    same_as_parent(&memory, &forced, pid, &runs, store, self.live, &self.options)
                         .map_err(failed)?
                 }
             },
@@ -102,7 +168,8 @@ impl<'a> Memory<'a> {
         self.report.copying += copying.elapsed();
         self.report.pages += total(&kept);
         self.report.parent_pages += total(&same);
-        self.writer.write_pagemap(Kind::Pagemap, number, out.pages_id(), &entries(&kept, &same))?;
+        let entries = entries(&kept, &same);
+        self.writer.write_pagemap(Kind::Pagemap, number(self.pid), out.pages_id(), &entries)?;
         Ok(())
     }
 
@@ -120,7 +187,8 @@ impl<'a> Memory<'a> {
             let memory = ObjectMemory::new(&file);
             let number = u64::from(object.inode.shmid);
             // Anybody may write to it, by any mapping or descriptor: only comparing tells.
-            let same = match self.store(Kind::PagemapShmem, number)? {
+            let store = self.parent.map(|parent| parent.store(Kind::PagemapShmem, number)).transpose()?;
+            let same = match store.flatten() {
                 Some(store) => same_as_parent(&memory, &memory, pid, &runs, &store, false, &self.options)
                     .map_err(failed)?,
                 None => Vec::new(),
@@ -147,16 +215,11 @@ impl<'a> Memory<'a> {
         }
         Ok(())
     }
+}
 
-    /// What the parent has of it, if it has that at all.
-    fn store(&self, kind: Kind, number: u64) -> Result<Option<PageStore>> {
-        let Some(parent) = self.parent else { return Ok(None) };
-        if !parent.join(kind.file_name(Some(number))).exists() {
-            tracing::info!(parent = %parent.display(), number, "the parent has none of this memory");
-            return Ok(None);
-        }
-        Ok(Some(PageStore::open(parent, kind, number)?))
-    }
+/// The number of the images of a process.
+fn number(pid: Pid) -> u64 {
+    u64::from(pid.as_raw().unsigned_abs())
 }
 
 fn note_guards(area: &Area, guards: &[std::ops::Range<u64>], extra: &mut TaskExtra) {

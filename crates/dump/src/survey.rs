@@ -7,20 +7,20 @@ use nix::unistd::Pid;
 use rewake_images::CheckpointWriter;
 use rewake_images::extra::{OptionExtra, TaskExtra};
 use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
-use rewake_memdump::{Area, CaptureError, DirtyTracker, same_mappings};
+use rewake_memdump::{Area, CaptureError, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
 use crate::asked::ThreadState;
 use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
-use crate::memory::Memory;
+use crate::memory::{Known, Memory, Parent};
 use crate::objects::{DescriptorTable, FileTable, refused};
 use crate::options::{After, DumpOptions, DumpReport};
-use crate::pre_dump::without_our_mark;
 use crate::preflight::{self, Pipes, list};
 use crate::proc::{self, Stat, Status};
 use crate::snapshot::{self, Snapshot};
+use crate::tracking::Tracking;
 use crate::{asked, extra, mm, sys, write};
 
 /// A process as it is written down.
@@ -44,35 +44,50 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
     dump_with(options, None)
 }
 
-/// As [`dump`], with what `tracker` says of writes since the parent was made.
-pub(crate) fn dump_with(
-    options: &DumpOptions,
-    tracker: Option<&mut (dyn DirtyTracker + '_)>,
-) -> Result<DumpReport> {
+/// As [`dump`], with what `tracking` knows of writes since the parent was made.
+pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) -> Result<DumpReport> {
     let begun = Instant::now();
     let pid = options.pid;
+    let mut own = Tracking::new(pid);
+    let rounds = tracking.is_some();
+    let tracking = tracking.unwrap_or(&mut own);
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
-    let tracked = tracker.is_some();
-    let areas =
-        || rewake_memdump::areas(pid).map(|areas| without_our_mark(areas, tracked)).map_err(capture(pid));
-    let (obstacles, areas) = preflight::preflight_with(pid, areas)?;
+    let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
+    let (obstacles, mut areas) =
+        preflight::preflight_with(pid, || areas().map(|list| tracking.unmarked(list)))?;
     if !obstacles.is_empty() {
         return Err(DumpError::Obstacles { obstacles });
     }
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
+    let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
 
     let hashing = Instant::now();
     let mut cookies = FileCookies::prepare(pid, &areas, &options.files);
-    let hashing = hashing.elapsed();
+    let mut report = DumpReport { hashing: hashing.elapsed(), ..Default::default() };
     options.go_on()?;
+
+    // What changed since a parent of another run nobody has watched. It is compared now, while the process runs and its
+    // writes are seen, so that only those are left to look at when it stands. A snapshot is compared when it runs again.
+    let mut same = None;
+    let to_compare = parent.as_ref().filter(|parent| parent.has_private() && !rounds);
+    if let Some(parent) = to_compare.filter(|_| !wants_snapshot(options)) {
+        tracking.look(&areas, &mut report)?;
+        if tracking.is_on() {
+            let mut memory = Memory::new(pid, &writer, options, Some(parent), &mut report);
+            same = Some(memory.same_now(&areas)?);
+            areas = tracking.unmarked(rewake_memdump::areas(pid).map_err(capture(pid))?);
+        }
+    }
 
     let freezing = Instant::now();
     // Dropped after the group: it stops the process once more, to have it forget the copy.
     let snapshot;
     let mut group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
     let frozen = Instant::now();
-    let areas = without_our_mark(settled(pid, areas)?, tracked);
+    report.freezing += frozen.duration_since(freezing);
+    let stood = report.frozen;
+    let areas = tracking.unmarked(settled(pid, areas)?);
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             return Err(refused(pid, &format!("memory {:#x}-{:#x}", area.start, area.end), refusal));
@@ -81,17 +96,16 @@ pub(crate) fn dump_with(
     let mut files = FileTable::new(options.ghost_limit);
     let mut task = survey(&mut group, &areas, &mut files)?;
     cookies.take(&mut files, &executable(&task));
-    let mut report = DumpReport {
-        threads: task.cores.len(),
-        mappings: areas.len(),
-        descriptors: task.fdinfo.len(),
-        freezing: frozen.duration_since(freezing),
-        hashing,
-        ..Default::default()
+    report.threads = task.cores.len();
+    report.mappings = areas.len();
+    report.descriptors = task.fdinfo.len();
+    let written = tracking.last_look(&areas)?;
+    let known = match &written {
+        Some(written) => Known::Written { written, same: same.as_deref() },
+        None => Known::Nothing,
     };
-    let written = tracker.map(|tracker| tracker.written(&areas)).transpose().map_err(capture(pid))?;
-    let mut memory = Memory::new(pid, &writer, options, parent.as_deref(), &mut report);
-    memory.written = written.as_deref();
+    let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
+    memory.known = known;
     memory.shared(&files.shared)?;
     snapshot = take_snapshot(options, &mut group, &areas)?;
     if snapshot.is_none() {
@@ -106,18 +120,18 @@ pub(crate) fn dump_with(
         After::LeaveRunning => released(group, Release::Resume)?,
         After::LeaveStopped => released(group, Release::Stop)?,
     };
-    report.frozen = frozen.elapsed();
+    report.frozen = stood + frozen.elapsed();
     if let Some(snapshot) = snapshot {
-        let mut memory = Memory::new(pid, &writer, options, parent.as_deref(), &mut report);
+        let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
         memory.source = snapshot.pid();
-        memory.written = written.as_deref();
+        memory.known = known;
         memory.private(&areas, Some(&mut task.extra))?;
         snapshot.finish()?;
     }
     write::task_extra(&writer, &task)?;
     write::commit(writer, &task, options)?;
     if let Some(group) = held {
-        report.frozen = frozen.elapsed();
+        report.frozen = stood + frozen.elapsed();
         released(group, Release::Kill)?;
     }
     report.files = cookies.finish(&task, &files);
@@ -143,9 +157,14 @@ pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()>
     Ok(())
 }
 
+/// Whether the memory is to be read from a copy of the process.
+fn wants_snapshot(options: &DumpOptions) -> bool {
+    options.snapshot && options.after == After::LeaveRunning
+}
+
 /// A copy of the process to read its memory from, if that is asked for and possible.
 fn take_snapshot(options: &DumpOptions, group: &mut ThreadGroup, areas: &[Area]) -> Result<Option<Snapshot>> {
-    if !options.snapshot || options.after != After::LeaveRunning {
+    if !wants_snapshot(options) {
         return Ok(None);
     }
     if !snapshot::holds_all(areas) {

@@ -31,8 +31,9 @@ pub trait DirtyTracker {
     /// [`DirtyTracker::begin`].
     fn wants_to_begin(&self) -> bool;
 
-    /// Begins to track what was not. The process must stand still, and `areas` be its mappings as they are now: tracking a
-    /// part of a mapping would split it, which the program can notice.
+    /// Begins to track what was not, which before the first [`DirtyTracker::written`] is everything. The process must stand
+    /// still, and `areas` be its mappings as they are now: tracking a part of a mapping would split it, which the program
+    /// can notice.
     fn begin(&mut self, areas: &[Area]);
 
     /// Looks for writes from now on where [`DirtyTracker::begin`] began. The process may run again.
@@ -51,8 +52,8 @@ pub struct UffdTracker {
     pid: Pid,
     uffd: OwnedFd,
     regions: Vec<PageRegion>,
-    /// Areas that turned out not to be tracked, ascending.
-    unknown: Vec<Range<u64>>,
+    /// Areas that turned out not to be tracked, ascending; `None` as long as none is.
+    unknown: Option<Vec<Range<u64>>>,
     /// Areas that are tracked since the last begin.
     begun: Vec<Range<u64>>,
 }
@@ -72,7 +73,7 @@ impl UffdTracker {
             pid,
             uffd,
             regions: vec![PageRegion::default(); REGIONS],
-            unknown: Vec::new(),
+            unknown: None,
             begun: Vec::new(),
         })
     }
@@ -110,6 +111,32 @@ impl UffdTracker {
         Ok(runs)
     }
 
+    /// Whether it can be tracked, and is neither tracked already nor another area than the one that was asked for.
+    fn is_wanted(&self, area: &Area) -> bool {
+        let known = |unknown: &Vec<Range<u64>>| {
+            let at = unknown.binary_search_by_key(&area.start, |range| range.start).ok();
+            at.and_then(|at| unknown.get(at)) == Some(&area.range())
+        };
+        is_private(area) && self.unknown.as_ref().is_none_or(known)
+    }
+
+    /// Registers areas with nothing but gaps between them, which one call can do; one that cannot be registered makes it
+    /// fail for all.
+    fn register(&self, areas: &[Area], begun: &mut Vec<Range<u64>>) {
+        let (Some(first), Some(last)) = (areas.first(), areas.last()) else { return };
+        match sys::uffd_register_wp(self.uffd.as_fd(), first.start, last.end.saturating_sub(first.start)) {
+            Ok(()) => begun.extend(areas.iter().map(Area::range)),
+            Err(error) if areas.len() == 1 => {
+                tracing::debug!(pid = %self.pid, start = first.start, %error, "memory that cannot be tracked");
+            }
+            Err(_) => {
+                let (before, behind) = areas.split_at(areas.len() / 2);
+                self.register(before, begun);
+                self.register(behind, begun);
+            }
+        }
+    }
+
     /// Opened each time: one that was open before an exec would go on showing the old memory, where nothing happens.
     fn pagemap(&self) -> Result<File, CaptureError> {
         let path = PathBuf::from(format!("/proc/{}/pagemap", self.pid));
@@ -125,7 +152,7 @@ fn is_private(area: &Area) -> bool {
 impl DirtyTracker for UffdTracker {
     fn written(&mut self, areas: &[Area]) -> Result<Vec<PageRun>, CaptureError> {
         let pagemap = self.pagemap()?;
-        self.unknown.clear();
+        let mut unknown = Vec::new();
         let mut written = Vec::new();
         // One call an area: a call over several that fails at the second has forgotten what was written to the first.
         for area in areas {
@@ -142,32 +169,27 @@ impl DirtyTracker for UffdTracker {
                 Ok(runs) => runs.into_iter().for_each(|run| push_run(&mut written, run)),
                 Err(Errno::ESRCH) => return Err(CaptureError::Died { pid: self.pid }),
                 Err(_) => {
-                    self.unknown.push(area.range());
+                    unknown.push(area.range());
                     push_run(&mut written, whole);
                 }
             }
         }
+        self.unknown = Some(unknown);
         Ok(written)
     }
 
     fn wants_to_begin(&self) -> bool {
-        !self.unknown.is_empty()
+        self.unknown.as_ref().is_none_or(|unknown| !unknown.is_empty())
     }
 
     fn begin(&mut self, areas: &[Area]) {
-        self.begun.clear();
-        for area in areas.iter().filter(|area| is_private(area)) {
-            let known = self.unknown.binary_search_by_key(&area.start, |range| range.start).ok();
-            if known.and_then(|at| self.unknown.get(at)) != Some(&area.range()) {
-                continue; // tracked already, or another area than the one that was asked for
-            }
-            match sys::uffd_register_wp(self.uffd.as_fd(), area.start, area.len_bytes()) {
-                Ok(()) => self.begun.push(area.range()),
-                Err(error) => {
-                    tracing::debug!(pid = %self.pid, start = area.start, %error, "memory that cannot be tracked");
-                }
+        let mut begun = Vec::new();
+        for group in areas.chunk_by(|a, b| self.is_wanted(a) == self.is_wanted(b)) {
+            if group.first().is_some_and(|first| self.is_wanted(first)) {
+                self.register(group, &mut begun);
             }
         }
+        self.begun = begun;
     }
 
     fn arm(&mut self) -> Result<(), CaptureError> {

@@ -56,9 +56,9 @@ kernel_test! {
         let second = pre_dump(&generation(workload.pid(), dir.path(), 2)).unwrap();
         assert_eq!((first.parent_pages, first.lost_pages), (0, 0));
         assert!(first.frozen.is_zero() && second.frozen.is_zero());
-        // It sleeps meanwhile.
-        assert_eq!((second.pages, second.parent_pages), (0, first.pages));
-        assert_eq!(pages(&workload, 2), (0, first.pages));
+        // It sleeps meanwhile, or is about to: that may still cost it a page of its stack.
+        assert!(second.pages <= 2 && second.pages + second.parent_pages == first.pages, "{second:?}");
+        assert_eq!(pages(&workload, 2), (second.pages, second.parent_pages));
         let of_pre_dump = Checkpoint::open(dir.path().join("1")).unwrap();
         assert_eq!(of_pre_dump.inventory().img_version, 0);
         let mut names: Vec<_> = fs::read_dir(dir.path().join("2")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -67,7 +67,8 @@ kernel_test! {
         assert_eq!(names, ["inventory.img", pagemap.as_str(), "pages-1.img", "parent", "stats-dump"]);
 
         let (workload, last) = final_dump_and_restore(workload, 3);
-        assert!(last.parent_pages >= first.pages - 2, "{last:?}");
+        // The vdso is never tracked, and being stopped may cost it a page.
+        assert!(last.parent_pages >= first.pages - 4, "{last:?}");
         assert_eq!(verdict(&workload), "PASS");
     }
 
@@ -142,6 +143,12 @@ kernel_test! {
         // It sleeps. The vdso is never tracked, and being stopped may cost it a page.
         assert!(reports[1].pages <= 4 && reports[1].parent_pages >= reports[0].pages - 4, "{reports:?}");
         assert_eq!(descriptors(), before);
+        for (number, report) in [1, 2].into_iter().zip(&reports) {
+            let round = Checkpoint::open(options.images_dir.join(format!("pre-{number}"))).unwrap();
+            let stats: StatsEntry = round.read(rewake_images::Kind::StatsDump, None).unwrap();
+            assert_eq!(u128::from(stats.dump.unwrap().frozen_time), report.frozen.as_micros());
+        }
+        assert!(!reports[0].frozen.is_zero(), "to begin to track takes a stop");
         let smaps = fs::read_to_string(format!("/proc/{}/smaps", workload.pid())).unwrap();
         assert!(!smaps.lines().any(|line| line.starts_with("VmFlags") && line.contains(" uw")));
         assert_eq!(verdict(&workload), "PASS");

@@ -1,0 +1,165 @@
+//! Writes of a running process, known from one round to the next.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use rewake_memdump::{Area, DirtyTracker, PageRun, UffdTracker, VmFlags};
+use rewake_tracee::{Release, ThreadGroup};
+
+use crate::error::{DumpError, Result};
+use crate::options::DumpReport;
+use crate::sys;
+
+/// What keeps track of the writes of a process. Dropped, it leaves nothing in the process.
+#[derive(Debug)]
+pub(crate) struct Tracking {
+    pid: Pid,
+    state: State,
+}
+
+enum State {
+    /// Begins with the first look.
+    New,
+    On(Box<dyn DirtyTracker>),
+    /// It does not work here.
+    Off,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::New => "New",
+            Self::On(_) => "On",
+            Self::Off => "Off",
+        })
+    }
+}
+
+impl Tracking {
+    /// Of `pid`; nothing happens yet.
+    pub(crate) fn new(pid: Pid) -> Self {
+        Self { pid, state: State::New }
+    }
+
+    /// Whether writes are seen since the last look.
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(self.state, State::On(_))
+    }
+
+    /// Areas without the mark that our tracking leaves on them.
+    pub(crate) fn unmarked(&self, mut areas: Vec<Area>) -> Vec<Area> {
+        if self.is_on() {
+            areas.iter_mut().for_each(|area| area.vm_flags.remove(VmFlags::UFFD_WP));
+        }
+        areas
+    }
+
+    /// The pages of a running process that were written since the last look; `None` if nobody knows, as at the first one.
+    ///
+    /// `areas` are its mappings with their flags. What is not tracked yet of them is from now on, for which the process is
+    /// stopped as long as that takes.
+    pub(crate) fn look(&mut self, areas: &[Area], report: &mut DumpReport) -> Result<Option<Vec<PageRun>>> {
+        let pid = self.pid;
+        match &mut self.state {
+            State::Off => Ok(None),
+            State::New => {
+                self.state = begin(pid, areas, report)?.map_or(State::Off, State::On);
+                Ok(None)
+            }
+            State::On(tracker) => {
+                let written = tracker.written(areas).map_err(DumpError::capture(pid))?;
+                if tracker.wants_to_begin() {
+                    let mut stop = Stop::of(pid)?;
+                    // Dropped on an error, the process goes on.
+                    tracker.begin(&rewake_memdump::maps(pid).map_err(DumpError::capture(pid))?);
+                    stop.end(report)?;
+                    tracker.arm().map_err(DumpError::capture(pid))?;
+                }
+                Ok(Some(written))
+            }
+        }
+    }
+
+    /// As [`Self::look`], of a process that stands, for the last time.
+    pub(crate) fn last_look(&mut self, areas: &[Area]) -> Result<Option<Vec<PageRun>>> {
+        match &mut self.state {
+            State::On(tracker) => tracker.written(areas).map(Some).map_err(DumpError::capture(self.pid)),
+            State::New | State::Off => Ok(None),
+        }
+    }
+}
+
+/// A process stopped for a moment.
+struct Stop {
+    group: Option<ThreadGroup>,
+    freezing: Duration,
+    stands_since: Instant,
+}
+
+impl Stop {
+    fn of(pid: Pid) -> Result<Self> {
+        let asked = Instant::now();
+        let group = ThreadGroup::seize(pid).map_err(DumpError::tracee(pid))?;
+        Ok(Self { group: Some(group), freezing: asked.elapsed(), stands_since: Instant::now() })
+    }
+
+    fn end(&mut self, report: &mut DumpReport) -> Result<()> {
+        if let Some(group) = self.group.take() {
+            let pid = group.pid();
+            group.release(Release::Resume).map_err(DumpError::tracee(pid))?;
+            report.freezing += self.freezing;
+            report.frozen += self.stands_since.elapsed();
+        }
+        Ok(())
+    }
+}
+
+/// Starts tracking; `None` where it does not work: then pages are compared.
+fn begin(pid: Pid, areas: &[Area], report: &mut DumpReport) -> Result<Option<Box<dyn DirtyTracker>>> {
+    let theirs = VmFlags::UFFD_MISSING | VmFlags::UFFD_WP | VmFlags::UFFD_MINOR;
+    if areas.iter().any(|area| area.vm_flags.intersects(theirs)) {
+        tracing::info!(%pid, "somebody else tracks its memory: pages are compared");
+        return Ok(None);
+    }
+    let mut stop = Stop::of(pid)?;
+    let made = match &mut stop.group {
+        Some(group) => userfaultfd_of(group)?,
+        None => Err("it does not stand".to_owned()),
+    };
+    let tracker = made.and_then(|uffd| UffdTracker::new(pid, uffd).map_err(|error| error.to_string()));
+    let mut tracker = match tracker {
+        Ok(tracker) => tracker,
+        Err(error) => {
+            stop.end(report)?;
+            tracing::info!(%pid, error, "writes cannot be tracked: pages are compared");
+            return Ok(None);
+        }
+    };
+    tracker.begin(&rewake_memdump::maps(pid).map_err(DumpError::capture(pid))?);
+    stop.end(report)?;
+    tracker.arm().map_err(DumpError::capture(pid))?;
+    Ok(Some(Box::new(tracker)))
+}
+
+/// A userfaultfd(2) of the process, which keeps no descriptor of it; or why the kernel gives it none.
+fn userfaultfd_of(group: &mut ThreadGroup) -> Result<std::result::Result<OwnedFd, String>> {
+    const USER_MODE_ONLY: u64 = 1;
+    let pid = group.pid();
+    let flags = u64::from((libc::O_CLOEXEC | libc::O_NONBLOCK).unsigned_abs());
+    let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
+    // Without privileges only the second is allowed, which is as good: the kernel resolves these faults itself.
+    let made = remote
+        .call(libc::SYS_userfaultfd, &[flags])
+        .or_else(|_| remote.call(libc::SYS_userfaultfd, &[flags | USER_MODE_ONLY]));
+    let fd = match made {
+        Ok(fd) => fd,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let number = i32::try_from(fd).expect("the kernel returns descriptors");
+    let ours = sys::pidfd_open(pid).and_then(|pidfd| sys::pidfd_getfd(pidfd.as_fd(), number));
+    remote.call(libc::SYS_close, &[fd]).map_err(DumpError::tracee(pid))?;
+    // What was mapped for the calls is no memory of the program's that could be tracked.
+    remote.drop_scratch().map_err(DumpError::tracee(pid))?;
+    ours.map(Ok).map_err(DumpError::call(pid, "pidfd_getfd", "userfaultfd"))
+}
