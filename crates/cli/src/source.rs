@@ -8,7 +8,7 @@ use rewake_images::{Checkpoint, ImageError};
 /// A checkpoint, and what keeps it readable.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Directory(Checkpoint),
+    Directory(Box<Checkpoint>),
     Archive(Box<Archive>),
 }
 
@@ -18,7 +18,7 @@ impl Source {
         if path.is_file() {
             Archive::open(path, contents).map(|archive| Self::Archive(Box::new(archive)))
         } else {
-            Checkpoint::open(path).map(Self::Directory)
+            Checkpoint::open(path).map(|checkpoint| Self::Directory(Box::new(checkpoint)))
         }
     }
 

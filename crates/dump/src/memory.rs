@@ -271,6 +271,7 @@ fn entry(run: &PageRun, flags: u32) -> PagemapEntry {
         in_parent: None,
         flags: Some(flags),
         nr_pages: Some(run.pages),
+        ..Default::default()
     }
 }
 

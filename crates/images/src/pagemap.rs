@@ -403,6 +403,7 @@ mod tests {
             in_parent,
             flags,
             nr_pages,
+            ..Default::default()
         };
         assert_eq!(pages_of(&entry(Some(7), 0, None, None)), 7);
         assert_eq!(pages_of(&entry(Some(0), 3, None, None)), 3, "a writer that only knows the old field");

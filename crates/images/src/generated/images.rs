@@ -315,6 +315,17 @@ impl ::prost::Name for PacKeys {
 const NAME: &'static str = "pac_keys";
 const PACKAGE: &'static str = "";
 fn full_name() -> ::prost::alloc::string::String { "pac_keys".into() }fn type_url() -> ::prost::alloc::string::String { "/pac_keys".into() }}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserAarch64GcsEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub gcspr_el0: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub features_enabled: u64,
+}
+impl ::prost::Name for UserAarch64GcsEntry {
+const NAME: &'static str = "user_aarch64_gcs_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "user_aarch64_gcs_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/user_aarch64_gcs_entry".into() }}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ThreadInfoAarch64 {
     #[prost(uint64, required, tag = "1")]
@@ -327,6 +338,8 @@ pub struct ThreadInfoAarch64 {
     pub fpsimd: UserAarch64FpsimdContextEntry,
     #[prost(message, optional, tag = "5")]
     pub pac_keys: ::core::option::Option<PacKeys>,
+    #[prost(message, optional, tag = "6")]
+    pub gcs: ::core::option::Option<UserAarch64GcsEntry>,
 }
 impl ::prost::Name for ThreadInfoAarch64 {
 const NAME: &'static str = "thread_info_aarch64";
@@ -1393,6 +1406,8 @@ pub struct ThreadCoreEntry {
     pub rseq_entry: ::core::option::Option<RseqEntry>,
     #[prost(uint32, optional, tag = "16")]
     pub cg_set: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "17")]
+    pub timerslack_ns: ::core::option::Option<u64>,
 }
 impl ::prost::Name for ThreadCoreEntry {
 const NAME: &'static str = "thread_core_entry";
@@ -2146,6 +2161,10 @@ pub struct PipeEntry {
     pub flags: u32,
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
+    #[prost(uint32, optional, tag = "5")]
+    pub uid: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pub gid: ::core::option::Option<u32>,
 }
 impl ::prost::Name for PipeEntry {
 const NAME: &'static str = "pipe_entry";
@@ -2928,6 +2947,10 @@ pub struct InventoryEntry {
     pub dump_criu_run_id: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(bool, optional, tag = "14")]
     pub allow_uprobes: ::core::option::Option<bool>,
+    #[prost(uint32, optional, tag = "15")]
+    pub compress: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "16")]
+    pub compress_region_size: ::core::option::Option<u32>,
 }
 impl ::prost::Name for InventoryEntry {
 const NAME: &'static str = "inventory_entry";
@@ -3498,7 +3521,7 @@ impl ::prost::Name for PagemapHead {
 const NAME: &'static str = "pagemap_head";
 const PACKAGE: &'static str = "";
 fn full_name() -> ::prost::alloc::string::String { "pagemap_head".into() }fn type_url() -> ::prost::alloc::string::String { "/pagemap_head".into() }}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PagemapEntry {
     #[prost(uint64, required, tag = "1")]
     pub vaddr: u64,
@@ -3510,6 +3533,12 @@ pub struct PagemapEntry {
     pub flags: ::core::option::Option<u32>,
     #[prost(uint64, optional, tag = "5")]
     pub nr_pages: ::core::option::Option<u64>,
+    #[prost(uint32, repeated, tag = "6")]
+    pub compressed_size: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, optional, tag = "7")]
+    pub total_compressed_size: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "8")]
+    pub region_pages: ::core::option::Option<u32>,
 }
 impl ::prost::Name for PagemapEntry {
 const NAME: &'static str = "pagemap_entry";
@@ -4152,6 +4181,19 @@ impl ::prost::Name for ScmEntry {
 const NAME: &'static str = "scm_entry";
 const PACKAGE: &'static str = "";
 fn full_name() -> ::prost::alloc::string::String { "scm_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/scm_entry".into() }}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkUcredEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub uid: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub gid: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub pid: u32,
+}
+impl ::prost::Name for SkUcredEntry {
+const NAME: &'static str = "sk_ucred_entry";
+const PACKAGE: &'static str = "";
+fn full_name() -> ::prost::alloc::string::String { "sk_ucred_entry".into() }fn type_url() -> ::prost::alloc::string::String { "/sk_ucred_entry".into() }}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SkPacketEntry {
     #[prost(uint32, required, tag = "1")]
@@ -4160,6 +4202,8 @@ pub struct SkPacketEntry {
     pub length: u32,
     #[prost(message, repeated, tag = "4")]
     pub scm: ::prost::alloc::vec::Vec<ScmEntry>,
+    #[prost(message, optional, tag = "128")]
+    pub ucred: ::core::option::Option<SkUcredEntry>,
 }
 impl ::prost::Name for SkPacketEntry {
 const NAME: &'static str = "sk_packet_entry";
@@ -4269,6 +4313,8 @@ pub struct UsernsEntry {
     pub uid_map: ::prost::alloc::vec::Vec<UidGidExtent>,
     #[prost(message, repeated, tag = "2")]
     pub gid_map: ::prost::alloc::vec::Vec<UidGidExtent>,
+    #[prost(message, repeated, tag = "3")]
+    pub binfmt_misc: ::prost::alloc::vec::Vec<BinfmtMiscEntry>,
 }
 impl ::prost::Name for UsernsEntry {
 const NAME: &'static str = "userns_entry";

@@ -91,7 +91,9 @@ pub(super) fn flags(table: &str) -> Option<&'static Flags> {
                 ("O_CLOEXEC", 0o200_0000),
             ],
         },
-        "pmap.flags" => &Flags { names: &[("PE_PARENT", 1), ("PE_LAZY", 2), ("PE_PRESENT", 4)] },
+        "pmap.flags" => &Flags {
+            names: &[("PE_PARENT", 1), ("PE_LAZY", 2), ("PE_PRESENT", 4), ("PE_PAYLOAD_ALIGNED", 8)],
+        },
         "seals.flags" => &Flags {
             names: &[
                 ("F_SEAL_SEAL", 1),

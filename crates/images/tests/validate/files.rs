@@ -89,7 +89,12 @@ fn queues_of_nobody() {
     write(&damaged, Kind::FifoData, &proto::PipeDataEntry { pipe_id: 3, bytes: 0, size: None }, &[]);
     damaged.finds("fifo-data.img", "pipe 3");
     let scm = vec![proto::ScmEntry { r#type: 1, rights: vec![998] }];
-    write(&damaged, Kind::SkQueues, &proto::SkPacketEntry { id_for: 999, length: 1, scm }, b"x");
+    write(
+        &damaged,
+        Kind::SkQueues,
+        &proto::SkPacketEntry { id_for: 999, length: 1, scm, ..Default::default() },
+        b"x",
+    );
     damaged.finds("sk-queues.img", "id_for refers to file 999");
     damaged.finds("sk-queues.img", "scm.rights refers to file 998");
 }
