@@ -10,9 +10,8 @@ use rewake_images::extra::{AreaExtra, TaskExtra};
 use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
-    Area, AreaKind, AreaPages, CaptureOptions, ObjectMemory, PAGE_SIZE, PagePlan, PageRun, ProcMem,
-    ProcessVm, capture, capture_from, capture_live, common, compact, difference, object_runs, same_as_parent,
-    without_lost,
+    Area, AreaKind, AreaPages, CaptureOptions, Increment, ObjectMemory, PAGE_SIZE, PagePlan, PageRun,
+    ProcMem, ProcessVm, common, difference, object_runs,
 };
 
 use crate::error::{DumpError, Result};
@@ -120,9 +119,10 @@ impl<'a> Memory<'a> {
         let runs = self.chosen(areas, None)?;
         self.report.pages_scanned = scanned;
         let forced = ProcMem::open(self.pid).map_err(DumpError::capture(self.pid))?;
-        let same =
-            same_as_parent(&ProcessVm::new(self.pid), &forced, self.pid, &runs, store, true, &self.options)
-                .map_err(DumpError::capture(self.pid))?;
+        let memory = ProcessVm::new(self.pid);
+        let increment =
+            Increment { pid: self.pid, memory: &memory, forced: &forced, parent: Some(store), live: true };
+        let same = increment.same(&runs, &self.options).map_err(DumpError::capture(self.pid))?;
         self.report.choosing += choosing.elapsed();
         Ok(same)
     }
@@ -133,42 +133,32 @@ impl<'a> Memory<'a> {
         let failed = DumpError::capture(pid);
         let choosing = Instant::now();
         let runs = self.chosen(areas, extra)?;
-        let same = match self.parent.and_then(|parent| parent.private.as_ref()) {
-            None => Vec::new(),
-            Some(store) => match self.known {
-                Known::Written { written, same } => {
-                    let theirs = match same {
-                        Some(same) => common(&runs, same.iter().map(|run| (run.start, run.end()))),
-                        None => common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end()))),
-                    };
-                    difference(&theirs, written)
-                }
-                Known::Nothing => {
-                    let forced = ProcMem::open(pid).map_err(failed)?;
-                    let memory = ProcessVm::new(pid);
-                    same_as_parent(&memory, &forced, pid, &runs, store, self.live, &self.options)
-                        .map_err(failed)?
-                }
-            },
+        let store = self.parent.and_then(|parent| parent.private.as_ref());
+        let (compared, same) = match (store, self.known) {
+            (Some(store), Known::Written { written, same }) => {
+                let theirs = match same {
+                    Some(same) => common(&runs, same.iter().map(|run| (run.start, run.end()))),
+                    None => common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end()))),
+                };
+                (None, difference(&theirs, written))
+            }
+            (store, _) => (store, Vec::new()),
         };
         let plan = PagePlan::new(difference(&runs, &same));
         self.report.choosing += choosing.elapsed();
 
         let copying = Instant::now();
         let out = self.writer.pages()?;
-        let kept = if self.live {
-            let done = capture_live(pid, &plan, out.file(), &self.options).map_err(failed)?;
-            compact(out.file(), plan.total_pages(), &done.lost).map_err(failed)?;
-            self.report.lost_pages += count(&done.lost);
-            without_lost(&plan, &done.lost)
-        } else {
-            capture(pid, &plan, out.file(), &self.options).map_err(failed)?;
-            without_lost(&plan, &[])
-        };
+        let forced = ProcMem::open(pid).map_err(failed)?;
+        let memory = ProcessVm::new(pid);
+        let increment =
+            Increment { pid, memory: &memory, forced: &forced, parent: compared, live: self.live };
+        let done = increment.capture(&plan, out.file(), &self.options).map_err(failed)?;
         self.report.copying += copying.elapsed();
-        self.report.pages += total(&kept);
-        self.report.parent_pages += total(&same);
-        let entries = entries(&kept, &same);
+        self.report.pages += total(&done.here);
+        self.report.parent_pages += total(&same) + total(&done.in_parent);
+        self.report.lost_pages += done.lost;
+        let entries = entries(&done.here, same.iter().chain(&done.in_parent));
         self.writer.write_pagemap(Kind::Pagemap, number(self.pid), out.pages_id(), &entries)?;
         Ok(())
     }
@@ -188,30 +178,24 @@ impl<'a> Memory<'a> {
             let number = u64::from(object.inode.shmid);
             // Anybody may write to it, by any mapping or descriptor: only comparing tells.
             let store = self.parent.map(|parent| parent.store(Kind::PagemapShmem, number)).transpose()?;
-            let same = match store.flatten() {
-                Some(store) => same_as_parent(&memory, &memory, pid, &runs, &store, false, &self.options)
-                    .map_err(failed)?,
-                None => Vec::new(),
-            };
-            let changed = difference(&runs, &same);
-            let plan = PagePlan::new(changed.iter().copied());
+            let store = store.flatten();
+            let increment =
+                Increment { pid, memory: &memory, forced: &memory, parent: store.as_ref(), live: self.live };
             self.report.choosing += choosing.elapsed();
             let copying = Instant::now();
             let out = self.writer.pages()?;
-            capture_from(&memory, pid, &plan, out.file(), &self.options).map_err(failed)?;
+            let done = increment.capture(&PagePlan::new(runs), out.file(), &self.options).map_err(failed)?;
             self.report.copying += copying.elapsed();
-            self.report.pages += plan.total_pages();
-            self.report.shared_pages += plan.total_pages();
-            self.report.parent_pages += total(&same);
-            self.report.shared_parent_pages += total(&same);
+            let (here, in_parent) = (total(&done.here), total(&done.in_parent));
+            self.report.pages += here;
+            self.report.shared_pages += here;
+            self.report.parent_pages += in_parent;
+            self.report.shared_parent_pages += in_parent;
+            self.report.lost_pages += done.lost;
             self.report.pages_scanned += size / PAGE_SIZE;
             self.report.shared_pages_scanned += size / PAGE_SIZE;
-            self.writer.write_pagemap(
-                Kind::PagemapShmem,
-                number,
-                out.pages_id(),
-                &entries(&changed, &same),
-            )?;
+            let entries = entries(&done.here, &done.in_parent);
+            self.writer.write_pagemap(Kind::PagemapShmem, number, out.pages_id(), &entries)?;
         }
         Ok(())
     }
@@ -251,14 +235,10 @@ fn total(runs: &[PageRun]) -> u64 {
     runs.iter().map(|run| run.pages).sum()
 }
 
-fn count<T>(list: &[T]) -> u64 {
-    u64::try_from(list.len()).expect("usize is at most 64 bits")
-}
-
 /// The entries of pages that are here and of those that are in the parent, ascending.
-fn entries(here: &[PageRun], in_parent: &[PageRun]) -> Vec<PagemapEntry> {
+fn entries<'a>(here: &[PageRun], in_parent: impl IntoIterator<Item = &'a PageRun>) -> Vec<PagemapEntry> {
     let here = here.iter().map(|run| entry(run, pe::PRESENT));
-    let mut entries: Vec<_> = here.chain(in_parent.iter().map(|run| entry(run, pe::PARENT))).collect();
+    let mut entries: Vec<_> = here.chain(in_parent.into_iter().map(|run| entry(run, pe::PARENT))).collect();
     entries.sort_by_key(|entry| entry.vaddr);
     entries
 }

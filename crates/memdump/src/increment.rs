@@ -1,14 +1,12 @@
 //! Storing only what differs from an earlier checkpoint.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use rewake_images::PageStore;
 
-use crate::capture::{Capture, CaptureOptions};
+use crate::capture::{Capture, CaptureOptions, CaptureStats};
 use crate::error::CaptureError;
 use crate::plan::{Chunk, PagePlan};
 use crate::query::{PAGE_SIZE, PageCategories, PageRun, push_run};
@@ -56,38 +54,103 @@ pub fn difference(runs: &[PageRun], others: &[PageRun]) -> Vec<PageRun> {
     left
 }
 
-/// The pages of `runs` whose content in `memory` is what `parent` has at the same place.
+/// Memory to be captured as far as an earlier checkpoint does not have it.
 ///
-/// Compared is every byte, so it does not matter what the parent is a checkpoint of. Reads each page that the parent has;
-/// memory used is two buffers per thread and the list that is returned.
-///
-/// # Errors
-/// As [`crate::capture`], and [`CaptureError::Parent`]. With `live`, pages that cannot be read count as changed.
-pub fn same_as_parent<M: RemoteMemory + Sync, F: RemoteMemory + Sync>(
-    memory: &M,
-    forced: &F,
-    pid: Pid,
-    runs: &[PageRun],
-    parent: &PageStore,
-    live: bool,
-    options: &CaptureOptions,
-) -> Result<Vec<PageRun>, CaptureError> {
-    let candidates = common(runs, parent.runs().iter().map(|run| (run.vaddr, run.end())));
-    let comparer = Comparer { parent, same: Mutex::new(Vec::new()) };
-    let plan = PagePlan::new(candidates);
-    Capture { pid, memory, forced, out: &comparer, live }.run(&plan, options)?;
-    let mut same = comparer.same.into_inner().unwrap_or_else(PoisonError::into_inner);
-    same.sort_unstable_by_key(|run| run.start);
-    let mut joined = Vec::with_capacity(same.len());
-    same.into_iter().for_each(|run| push_run(&mut joined, run));
-    Ok(joined)
+/// Compared is every byte, so it does not matter what the parent is a checkpoint of.
+#[derive(Debug, Clone, Copy)]
+pub struct Increment<'a, M, F> {
+    /// Named in errors.
+    pub pid: Pid,
+    /// What is read.
+    pub memory: &'a M,
+    /// Asked for pieces that `memory` refuses.
+    pub forced: &'a F,
+    /// What is compared with; `None` keeps everything.
+    pub parent: Option<&'a PageStore>,
+    /// Pages may vanish meanwhile, which is no error then.
+    pub live: bool,
 }
 
-/// Keeps no page, only which of them the parent has as well.
+/// What became of the pages that were to be captured; each list ascends if the plan did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Incremented {
+    /// What was read.
+    pub stats: CaptureStats,
+    /// Pages that are in the output now, one behind the other in this order.
+    pub here: Vec<PageRun>,
+    /// Pages that the parent has as they are.
+    pub in_parent: Vec<PageRun>,
+    /// Pages that were gone when it was their turn, and are in neither.
+    pub lost: u64,
+}
+
+impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync> Increment<'_, M, F> {
+    /// Reads the pages of `plan` once, and puts those into `out` that the parent does not have as they are. Their places in
+    /// the output are not those of the plan: they follow each other without gaps.
+    ///
+    /// Memory used is three buffers per thread and the lists that are returned.
+    ///
+    /// # Errors
+    /// As [`crate::capture`], and [`CaptureError::Parent`].
+    pub fn capture<S: PageSink + ?Sized>(
+        &self,
+        plan: &PagePlan,
+        out: &S,
+        options: &CaptureOptions,
+    ) -> Result<Incremented, CaptureError> {
+        self.run(plan, Some(out), options)
+    }
+
+    /// The pages of `runs`, ascending, that the parent has as they are. Only those are read that it has at all; with
+    /// [`Increment::live`], one that cannot be read is not the same.
+    ///
+    /// # Errors
+    /// As [`Increment::capture`].
+    pub fn same(&self, runs: &[PageRun], options: &CaptureOptions) -> Result<Vec<PageRun>, CaptureError> {
+        let Some(parent) = self.parent else { return Ok(Vec::new()) };
+        let plan = PagePlan::new(common(runs, parent.runs().iter().map(|run| (run.vaddr, run.end()))));
+        Ok(self.run(&plan, None::<&File>, options)?.in_parent)
+    }
+
+    fn run<S: PageSink + ?Sized>(
+        &self,
+        plan: &PagePlan,
+        out: Option<&S>,
+        options: &CaptureOptions,
+    ) -> Result<Incremented, CaptureError> {
+        let &Self { pid, memory, forced, parent, live } = self;
+        let filter = Filter { parent, out, found: Mutex::new(Found::default()) };
+        let capture = Capture { pid, memory, forced, out: &filter, live };
+        let stats = capture.run(plan, options)?.stats;
+        let found = filter.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Incremented { stats, here: found.here, in_parent: found.in_parent, lost: found.lost })
+    }
+}
+
+/// Hands on only what the parent does not have.
 #[derive(Debug)]
-struct Comparer<'a> {
-    parent: &'a PageStore,
-    same: Mutex<Vec<PageRun>>,
+struct Filter<'a, S: ?Sized> {
+    parent: Option<&'a PageStore>,
+    out: Option<&'a S>,
+    found: Mutex<Found>,
+}
+
+/// What is known of the chunks that had their turn.
+#[derive(Debug, Default)]
+struct Found {
+    here: Vec<PageRun>,
+    in_parent: Vec<PageRun>,
+    lost: u64,
+    /// Bytes of the output that are taken.
+    taken: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Same,
+    Lost,
 }
 
 /// Bytes of the parent that are held at once.
@@ -95,87 +158,106 @@ const COMPARED: usize = 64 << 10;
 const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_BYTES as u64 == PAGE_SIZE);
 
-impl PageSink for Comparer<'_> {
-    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64], _turn: &Turn<'_>) -> Result<(), CaptureError> {
-        let mut theirs = vec![0; COMPARED];
-        let mut same = Vec::new();
-        let (mut place, mut ours) = (chunk.file_offset / PAGE_SIZE, bytes);
-        for &(start, len) in &chunk.iovecs {
-            let end = start + len;
-            let mut addr = start;
-            while addr < end {
-                let want = usize::try_from(end - addr).unwrap_or(COMPARED).min(COMPARED);
-                let theirs = theirs.get_mut(..want).unwrap_or_default();
-                self.parent.read_at(addr, theirs).map_err(|source| CaptureError::Parent { addr, source })?;
-                let (now, later) = ours.split_at_checked(want).unwrap_or((ours, &[]));
-                ours = later;
-                for (our, their) in now.chunks(PAGE_BYTES).zip(theirs.chunks(PAGE_BYTES)) {
-                    if our == their && lost.binary_search(&place).is_err() {
-                        push_run(&mut same, pages(addr, addr + PAGE_SIZE));
-                    }
-                    addr += PAGE_SIZE;
-                    place += 1;
+impl<S: PageSink + ?Sized> Filter<'_, S> {
+    /// What is to become of each page of `chunk`.
+    fn judge(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64]) -> Result<Vec<Verdict>, CaptureError> {
+        let mut verdicts = vec![Verdict::Keep; bytes.len() / PAGE_BYTES];
+        if let Some(parent) = self.parent {
+            let mut theirs = Vec::new();
+            let mut piece_at = 0;
+            for &(start, len) in &chunk.iovecs {
+                for run in parent.runs_in(start, start + len) {
+                    let at = piece_at + bytes_of(run.vaddr - start);
+                    mark_same(parent, &run, bytes.get(at..).unwrap_or_default(), &mut theirs, |page| {
+                        if let Some(verdict) = verdicts.get_mut(at / PAGE_BYTES + page) {
+                            *verdict = Verdict::Same;
+                        }
+                    })?;
                 }
+                piece_at += bytes_of(len);
             }
         }
-        self.same.lock().unwrap_or_else(PoisonError::into_inner).extend(same);
-        Ok(())
-    }
-}
-
-/// The runs of `plan` without the pages at the places `lost`, which are ascending.
-pub fn without_lost(plan: &PagePlan, lost: &[u64]) -> Vec<PageRun> {
-    let mut kept = Vec::new();
-    let mut rest = lost;
-    for run in plan.runs() {
-        let first = run.file_offset / PAGE_SIZE;
-        let addr = |place: u64| run.start + (place - first) * PAGE_SIZE;
-        let mut at = first;
-        while let Some((&place, behind)) = rest.split_first() {
-            if place >= first + run.pages {
-                break;
+        for place in lost {
+            let index = usize::try_from(place - chunk.file_offset / PAGE_SIZE).unwrap_or(usize::MAX);
+            if let Some(verdict) = verdicts.get_mut(index) {
+                *verdict = Verdict::Lost;
             }
-            push_pages(&mut kept, addr(at), addr(place));
-            at = place + 1;
-            rest = behind;
         }
-        push_pages(&mut kept, addr(at), addr(first + run.pages));
+        Ok(verdicts)
     }
-    kept
 }
 
-/// Takes the pages at the places `lost` (ascending) out of a pages file of `total_pages`; those behind move up.
-///
-/// # Errors
-/// [`CaptureError::Write`].
-pub fn compact(file: &File, total_pages: u64, lost: &[u64]) -> Result<(), CaptureError> {
-    let Some(&first) = lost.first() else { return Ok(()) };
-    let mut to = first;
-    for (index, &place) in lost.iter().enumerate() {
-        let end = lost.get(index + 1).copied().unwrap_or(total_pages);
-        move_up(file, (place + 1)..end, to).map_err(failed(to))?;
-        to += end.saturating_sub(place + 1);
-    }
-    file.set_len(to * PAGE_SIZE).map_err(failed(to))
-}
-
-fn failed(place: u64) -> impl FnOnce(io::Error) -> CaptureError {
-    move |source| CaptureError::Write { offset: place * PAGE_SIZE, source }
-}
-
-/// Copies pages to an earlier place.
-fn move_up(file: &File, from: std::ops::Range<u64>, mut to: u64) -> io::Result<()> {
-    const PAGES: u64 = 256;
-    let mut buffer = Vec::new();
-    let mut at = from.start;
-    while at < from.end {
-        let count = (from.end - at).min(PAGES);
-        buffer.resize(usize::try_from(count * PAGE_SIZE).unwrap_or(PAGE_BYTES), 0);
-        file.read_exact_at(&mut buffer, at * PAGE_SIZE)?;
-        file.write_all_at(&buffer, to * PAGE_SIZE)?;
-        (at, to) = (at + count, to + count);
+/// Calls `same` for each page of `run`, counted from its start, that is in `ours` as it is in the parent.
+fn mark_same(
+    parent: &PageStore,
+    run: &rewake_images::PageRun,
+    ours: &[u8],
+    theirs: &mut Vec<u8>,
+    mut same: impl FnMut(usize),
+) -> Result<(), CaptureError> {
+    theirs.resize(COMPARED, 0);
+    let (mut addr, mut page) = (run.vaddr, 0);
+    let ours = ours.get(..bytes_of(run.bytes())).unwrap_or(ours);
+    for ours in ours.chunks(COMPARED) {
+        let theirs = theirs.get_mut(..ours.len()).unwrap_or_default();
+        parent.read_at(addr, theirs).map_err(|source| CaptureError::Parent { addr, source })?;
+        for (our, their) in ours.chunks(PAGE_BYTES).zip(theirs.chunks(PAGE_BYTES)) {
+            if our == their {
+                same(page);
+            }
+            page += 1;
+            addr += PAGE_SIZE;
+        }
     }
     Ok(())
+}
+
+fn bytes_of(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+impl<S: PageSink + ?Sized> PageSink for Filter<'_, S> {
+    fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64], turn: &Turn<'_>) -> Result<(), CaptureError> {
+        let verdicts = self.judge(chunk, bytes, lost)?;
+        let mut kept: Vec<PageRun> = Vec::new();
+        let mut in_parent: Vec<PageRun> = Vec::new();
+        let mut gone = 0;
+        let addrs = chunk.iovecs.iter().flat_map(|&(start, len)| (start..start + len).step_by(PAGE_BYTES));
+        for (addr, verdict) in addrs.zip(&verdicts) {
+            match verdict {
+                Verdict::Keep => push_run(&mut kept, pages(addr, addr + PAGE_SIZE)),
+                Verdict::Same => push_run(&mut in_parent, pages(addr, addr + PAGE_SIZE)),
+                Verdict::Lost => gone += 1,
+            }
+        }
+        // Where the pages go depends on how many those before them are, but not on whether they are there already.
+        let file_offset = turn.in_order(|| {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let file_offset = found.taken;
+            found.taken += kept.iter().map(PageRun::len_bytes).sum::<u64>();
+            found.lost += gone;
+            kept.iter().for_each(|&run| push_run(&mut found.here, run));
+            in_parent.into_iter().for_each(|run| push_run(&mut found.in_parent, run));
+            file_offset
+        })?;
+        let Some(out) = self.out.filter(|_| !kept.is_empty()) else { return Ok(()) };
+        let iovecs = kept.iter().map(|run| (run.start, run.len_bytes())).collect();
+        let chunk = Chunk { file_offset, iovecs };
+        if verdicts.iter().all(|&verdict| verdict == Verdict::Keep) {
+            return out.put(&chunk, bytes, &[], turn);
+        }
+        let mut left = Vec::with_capacity(bytes_of(chunk.len_bytes()));
+        for (page, verdict) in bytes.chunks(PAGE_BYTES).zip(&verdicts) {
+            if *verdict == Verdict::Keep {
+                left.extend_from_slice(page);
+            }
+        }
+        out.put(&chunk, &left, &[], turn)
+    }
+
+    fn finish(&self) -> Result<(), CaptureError> {
+        self.out.map_or(Ok(()), S::finish)
+    }
 }
 
 fn pages(start: u64, end: u64) -> PageRun {
@@ -189,53 +271,5 @@ fn push_pages(runs: &mut Vec<PageRun>, start: u64, end: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Ascending runs of the pages in `set`.
-    fn runs(set: &std::collections::BTreeSet<u64>) -> Vec<PageRun> {
-        let mut runs = Vec::new();
-        set.iter().for_each(|&page| push_pages(&mut runs, page * PAGE_SIZE, (page + 1) * PAGE_SIZE));
-        runs
-    }
-
-    fn listed(runs: impl IntoIterator<Item = PageRun>) -> Vec<u64> {
-        runs.into_iter().flat_map(|run| (0..run.pages).map(move |n| run.start / PAGE_SIZE + n)).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn sets_of_pages_are_cut_as_sets(
-            a in proptest::collection::btree_set(0_u64..60, 0..60),
-            b in proptest::collection::btree_set(0_u64..60, 0..60),
-        ) {
-            let (ours, theirs) = (runs(&a), runs(&b));
-            let both: Vec<u64> = a.intersection(&b).copied().collect();
-            prop_assert_eq!(listed(common(&ours, theirs.iter().map(|run| (run.start, run.end())))), both);
-            prop_assert_eq!(listed(difference(&ours, &theirs)), a.difference(&b).copied().collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn lost_pages_leave_no_gap(
-            set in proptest::collection::btree_set(0_u64..60, 1..60),
-            chosen in proptest::collection::vec(any::<bool>(), 60),
-        ) {
-            let plan = PagePlan::new(runs(&set));
-            let lost: Vec<u64> = (0..plan.total_pages()).filter(|&n| chosen[usize::try_from(n).unwrap()]).collect();
-            let file = tempfile::tempfile().unwrap();
-            for (place, page) in set.iter().enumerate() {
-                file.write_all_at(&[u8::try_from(*page).unwrap(); PAGE_BYTES], place as u64 * PAGE_SIZE).unwrap();
-            }
-            compact(&file, plan.total_pages(), &lost).unwrap();
-            let kept = listed(without_lost(&plan, &lost));
-            prop_assert_eq!(file.metadata().unwrap().len(), kept.len() as u64 * PAGE_SIZE);
-            for (place, page) in kept.into_iter().enumerate() {
-                let mut byte = [0];
-                file.read_exact_at(&mut byte, place as u64 * PAGE_SIZE).unwrap();
-                prop_assert_eq!(u64::from(byte[0]), page);
-            }
-        }
-    }
-}
+#[path = "increment_tests.rs"]
+mod tests;

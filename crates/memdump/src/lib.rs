@@ -21,7 +21,7 @@
 //! Layers, each usable alone: [`AreaReader`] (text of smaps and maps), [`PageScanner`] and [`PageQuery`] (page tables),
 //! [`choice`] (the rules of what is stored), [`RemoteMemory`] (ways to read), [`PageSink`]
 //! (where pages go), [`Progress`] (how far it is, and an end before it is done), [`object_runs`] (shared memory objects),
-//! [`DirtyTracker`] and [`same_as_parent`] (what changed since an earlier checkpoint).
+//! [`DirtyTracker`] and [`Increment`] (what changed since an earlier checkpoint).
 //!
 //! Nothing here stops a process, and nothing is written into one. Capture may fault pages in: reading a page that is
 //! in swap space, or one of a shared object that was not mapped, makes it present.
@@ -52,7 +52,7 @@ pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_fr
 pub use choose::{Choice, choice};
 pub use dedup::{DedupReport, dedup};
 pub use error::CaptureError;
-pub use increment::{common, compact, difference, same_as_parent, without_lost};
+pub use increment::{Increment, Incremented, common, difference};
 pub use object::object_runs;
 pub use plan::{Chunk, Chunks, PagePlan, PlannedRun};
 pub use progress::Progress;

@@ -57,6 +57,11 @@ pub struct Turn<'a> {
 /// Who knows whose turn it is.
 pub(crate) trait InTurn: Sync {
     fn wait(&self, number: u64) -> Result<(), CaptureError>;
+
+    /// Comes back when all before this one have [passed](Self::pass) or were put.
+    fn wait_to_pass(&self, number: u64) -> Result<(), CaptureError>;
+
+    fn pass(&self, number: u64);
 }
 
 impl<'a> Turn<'a> {
@@ -70,6 +75,18 @@ impl<'a> Turn<'a> {
     /// [`CaptureError::Cancelled`] if there is no use in going on, as another thread failed.
     pub fn wait(&self) -> Result<(), CaptureError> {
         self.order.wait(self.number)
+    }
+
+    /// Runs `work` when that of all chunks before this one was run, and at once that of the next may: for what must be in
+    /// order but takes no time, such as taking a place in the output. Not to be called after [`Turn::wait`], nor twice.
+    ///
+    /// # Errors
+    /// As [`Turn::wait`].
+    pub fn in_order<T>(&self, work: impl FnOnce() -> T) -> Result<T, CaptureError> {
+        self.order.wait_to_pass(self.number)?;
+        let done = work();
+        self.order.pass(self.number);
+        Ok(done)
     }
 
     /// The how-many-eth chunk of its plan it is, from 0.

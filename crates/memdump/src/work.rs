@@ -34,6 +34,8 @@ struct State<'a> {
     finished: u64,
     /// At most one per thread.
     early: Vec<u64>,
+    /// Chunks below this number have passed.
+    passed: u64,
     /// The first error. Those that other threads have because of it are not of interest.
     failed: Option<CaptureError>,
     done: LiveCapture,
@@ -46,6 +48,7 @@ impl<'a> Work<'a> {
             next: 0,
             finished: 0,
             early: Vec::new(),
+            passed: 0,
             failed: None,
             done: LiveCapture::default(),
         };
@@ -114,19 +117,36 @@ impl<'a> Work<'a> {
     }
 }
 
-impl InTurn for Work<'_> {
-    /// Never for long: the chunks before this one are in the hands of other threads.
-    fn wait(&self, number: u64) -> Result<(), CaptureError> {
+impl Work<'_> {
+    /// Waits until `come` says that it is time. Never for long: the chunks before are in the hands of other threads.
+    fn wait_until(&self, come: impl Fn(&State<'_>) -> bool) -> Result<(), CaptureError> {
         let mut state = self.lock();
         loop {
             if state.failed.is_some() {
                 return Err(CaptureError::Cancelled);
             }
-            if state.finished >= number {
+            if come(&state) {
                 return Ok(());
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl InTurn for Work<'_> {
+    fn wait(&self, number: u64) -> Result<(), CaptureError> {
+        self.wait_until(|state| state.finished >= number)
+    }
+
+    fn wait_to_pass(&self, number: u64) -> Result<(), CaptureError> {
+        self.wait_until(|state| state.passed.max(state.finished) >= number)
+    }
+
+    fn pass(&self, number: u64) {
+        let mut state = self.lock();
+        state.passed = state.passed.max(number + 1);
+        drop(state);
+        self.changed.notify_all();
     }
 }
 
