@@ -6,13 +6,14 @@ use rewake_images::CheckpointWriter;
 
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
+use crate::objects::shared_of_running;
 use crate::options::{DumpOptions, DumpReport};
 use crate::preflight::preflight_with;
 use crate::survey::finished;
 use crate::tracking::Tracking;
 use crate::write;
 
-/// Writes the private memory of a running process to a directory that can be the parent of the next pre-dump or dump.
+/// Writes the memory of a running process to a directory that can be the parent of the next pre-dump or dump.
 ///
 /// The process is never stopped, so what is written fits no single moment. That is repaired later: whoever uses this as a
 /// parent compares it with the memory of the process, page by page. Pages that vanish meanwhile are left out.
@@ -54,6 +55,7 @@ pub(crate) fn pre_dump_with(
         memory.known = Known::Written { written, same: None };
     }
     memory.private(&areas, None)?;
+    memory.shared(&shared_of_running(pid, &areas))?;
     options.go_on()?;
     writer.commit(&write::pre_dump_inventory())?;
     report.total = begun.elapsed();

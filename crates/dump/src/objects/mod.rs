@@ -27,7 +27,7 @@ use crate::{proc, sys};
 pub(crate) use memfd::SharedObject;
 pub(crate) use pipe::{other_end_is_open, readable};
 pub(crate) use regfile::reachable;
-pub(crate) use table::{FileTable, NamedFile, refused};
+pub(crate) use table::{FileTable, NamedFile, refused, shared_of_running};
 
 /// Why an object cannot be dumped.
 #[derive(Debug, Clone, PartialEq, Eq)]

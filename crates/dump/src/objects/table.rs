@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use rewake_filecheck::open::FileState;
 use rewake_images::Kind;
 use rewake_images::proto::{FdTypes, FileEntry, PipeDataEntry, RegFileEntry, RemapFilePathEntry, RemapType};
+use rewake_memdump::{Area, AreaKind};
 
 use super::ghost::Ghost;
 use super::memfd::SharedObject;
@@ -265,12 +266,22 @@ impl FileTable {
         if let Some(&id) = self.shared_ids.get(&identity(stat)) {
             return Ok(id);
         }
-        let id = u32::try_from(self.shared.len()).expect("fewer objects than mappings") + 1;
+        let id = self.shared_id(stat);
         let file =
             file.try_clone().map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
         self.shared.push(memfd::object(file, stat, link, id));
         self.shared_ids.insert(identity(stat), id);
         Ok(id)
+    }
+
+    /// A number for the object that it has in every dump of the same process, so that its pages are found in a parent.
+    fn shared_id(&self, stat: &FileStat) -> u32 {
+        let mut id = u32::try_from(stat.st_ino & u64::from(u32::MAX)).unwrap_or(0);
+        // Inode numbers have more bits, and there is more than one such file system.
+        while id == 0 || self.shared.iter().any(|object| object.inode.shmid == id) {
+            id = id.wrapping_add(1);
+        }
+        id
     }
 
     /// The entry that is made next is of this file.
@@ -281,6 +292,36 @@ impl FileTable {
             self.named.push(NamedFile { place, state, link: link.into(), deleted });
         }
     }
+}
+
+/// The shared memory objects of a process that runs, under the numbers that a dump gives them. What cannot be opened,
+/// because it is gone or for lack of privileges, is left out.
+pub(crate) fn shared_of_running(pid: Pid, areas: &[Area]) -> Vec<SharedObject> {
+    let mapped = areas.iter().filter(|area| area.kind == AreaKind::AnonShared || area.is_memfd());
+    let mut links: Vec<String> =
+        mapped.map(|area| format!("map_files/{:x}-{:x}", area.start, area.end)).collect();
+    let fds = crate::preflight::list(pid, "fd").unwrap_or_default();
+    links.extend(fds.into_iter().map(|fd| format!("fd/{fd}")));
+    let mut table = FileTable::default();
+    for link in links {
+        let Ok(path) = proc::link(pid, &link) else { continue };
+        if !shared_memory(&path) {
+            continue;
+        }
+        let found = File::open(format!("/proc/{pid}/{link}")).map(OwnedFd::from);
+        let found = found.and_then(|file| Ok((fstat(&file)?, file)));
+        match found {
+            Ok((stat, file)) if stat.st_nlink == 0 => {
+                // Only duplicating the descriptor can fail, and the dump will say so.
+                let _ = table.shared_object(&file, &stat, &path);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%pid, link, %error, "shared memory that the dump will have to copy")
+            }
+        }
+    }
+    table.shared
 }
 
 fn open_path(path: &Path) -> std::io::Result<File> {

@@ -72,6 +72,21 @@ kernel_test! {
         assert_eq!(verdict(&workload), "PASS");
     }
 
+    fn shared_memory_that_did_not_change_is_left_to_the_parent() {
+        for scenario in ["memfd", "shared-anonymous"] {
+            let dir = tempfile::tempdir().unwrap();
+            let workload = Workload::spawn(scenario, dir.path()).unwrap();
+            let first = pre_dump(&generation(workload.pid(), dir.path(), 1)).unwrap();
+            assert!(first.shared_pages > 0, "{first:?}");
+            let second = pre_dump(&generation(workload.pid(), dir.path(), 2)).unwrap();
+            let (workload, last) = final_dump_and_restore(workload, 3);
+            for report in [&second, &last] {
+                assert_eq!((report.shared_pages, report.shared_parent_pages), (0, first.shared_pages), "{scenario}");
+            }
+            assert_eq!(verdict(&workload), "PASS");
+        }
+    }
+
     fn a_parent_of_another_process_costs_pages_only() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let other = Workload::spawn("threads", dirs[0].path()).unwrap();
