@@ -54,6 +54,10 @@ enum Command {
         #[arg(long)]
         nopl: bool,
     },
+    /// Compress the memory pages of a checkpoint with LZ4: smaller, but no longer for CRIU up to 4.2
+    Compress(crate::crit_compress::Args),
+    /// Store the memory pages of a checkpoint as they are again
+    Decompress(crate::crit_compress::PlainArgs),
     X(crate::crit_x::Args),
 }
 
@@ -95,6 +99,8 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             decode_file(file, style, out)?;
             writeln!(out)?;
         }
+        Command::Compress(args) => crate::crit_compress::compress(args, out)?,
+        Command::Decompress(args) => crate::crit_compress::decompress(args, out)?,
         Command::X(args) => return crate::crit_x::run(args, out),
     }
     Ok(crate::DONE)

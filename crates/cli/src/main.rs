@@ -4,6 +4,7 @@
 mod check;
 mod core;
 mod crit;
+mod crit_compress;
 mod crit_tool;
 mod crit_x;
 mod dedup;

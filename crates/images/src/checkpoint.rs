@@ -30,7 +30,7 @@ impl Checkpoint {
         let path = dir.join(Kind::Inventory.file_name(None));
         let inventory: proto::InventoryEntry = single(ImageReader::open(Kind::Inventory, &path)?, &path)?;
         let version = inventory.img_version;
-        if version > 2 || (version == 0 && inventory.pre_dump_mode.is_none()) {
+        if version > 3 || (version == 0 && inventory.pre_dump_mode.is_none()) {
             return Err(ImageError::Invalid { path, what: format!("image version {version} is not known") });
         }
         Ok(Self { dir, inventory })
@@ -46,6 +46,12 @@ impl Checkpoint {
     #[must_use]
     pub fn inventory(&self) -> &proto::InventoryEntry {
         &self.inventory
+    }
+
+    /// Whether it is nothing but memory, copied before a dump.
+    #[must_use]
+    pub fn is_pre_dump(&self) -> bool {
+        self.inventory.img_version == 0 || self.inventory.pre_dump_mode.is_some()
     }
 
     /// Layout of its images.

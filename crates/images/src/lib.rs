@@ -21,7 +21,7 @@
 //! Nothing here needs Linux. Input is hostile: sizes are checked against the file before memory is taken, required
 //! fields are checked, and errors name file, entry and byte offset.
 //!
-//! Features: `mmap` maps pages files instead of reading them ([`PageStore::slice`]); `explore` answers questions about a
+//! Features: `mmap` maps pages files instead of reading them ([`PageStore::bytes`]); `explore` answers questions about a
 //! checkpoint; `archive` reads those in archives of container engines; `validate` finds what is wrong with one.
 
 #[cfg(feature = "archive")]

@@ -46,7 +46,8 @@ fn ancestors_of(store: &PageStore, report: &mut DedupReport) -> Result<(), Captu
             .runs()
             .iter()
             .filter(|run| run.level == level)
-            .map(|run| (run.file_offset, run.file_offset + run.bytes()))
+            .flat_map(|run| store.stored(run))
+            .map(|range| (range.start, range.end))
             .collect();
         needed.sort_unstable();
         needed.push((metadata.len(), metadata.len()));

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rewake_images::{PAGE_SIZE, PageRun, PageStore};
+use rewake_images::{PageRun, PageStore};
 use rewake_tracee::{Remote, TaskMem};
 
 use crate::aspace::ordinary;
@@ -44,9 +44,8 @@ pub(crate) fn fill(remote: &mut Remote<'_>, plan: &Plan, store: &PageStore, thre
         if register {
             ranges.push((vma.start, vma.end));
         }
-        for run in runs {
-            split(run, register, &mut pieces);
-        }
+        let cut = runs.into_iter().flat_map(|run| run.pieces(PIECE));
+        pieces.extend(cut.map(|run| Piece { run, register }));
     }
     let uffd = if ranges.is_empty() { None } else { open_uffd(remote, plan.pid)? };
     if let Some(uffd) = &uffd {
@@ -70,14 +69,6 @@ pub(crate) fn fill(remote: &mut Remote<'_>, plan: &Plan, store: &PageStore, thre
     let threads = if total < 2 * PIECE { 1 } else { threads.max(1) };
     filler.run(threads)?;
     Ok(total)
-}
-
-fn split(run: PageRun, register: bool, pieces: &mut Vec<Piece>) {
-    let mut at = run.vaddr;
-    while let Some(part) = run.clip(at, at + PIECE * PAGE_SIZE) {
-        pieces.push(Piece { run: part, register });
-        at = part.end();
-    }
 }
 
 /// The kernel may lack it or forbid it; then everything goes the simple way.
@@ -118,14 +109,15 @@ impl Filler<'_> {
     }
 
     fn work(&self) -> Result<()> {
+        let mut scratch = Vec::new();
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.put(piece)?;
+            self.put(piece, &mut scratch)?;
         }
         Ok(())
     }
 
-    fn put(&self, piece: &Piece) -> Result<()> {
-        let bytes = self.store.slice(&piece.run)?;
+    fn put(&self, piece: &Piece, scratch: &mut Vec<u8>) -> Result<()> {
+        let bytes = self.store.bytes(&piece.run, scratch)?;
         // Copying from a page that is not there yet costs userfaultfd a second attempt.
         self.store.prefetch(&piece.run);
         let put = self.copy(piece, bytes);

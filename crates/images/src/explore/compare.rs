@@ -131,7 +131,10 @@ impl<'s> Cursor<'s> {
 
 /// Whether both take the page at `vaddr` from the same place of the same file: an ancestor of both, or one of the other.
 fn same_place(a: &PageStore, x: &PageRun, b: &PageStore, y: &PageRun, vaddr: u64) -> Result<bool> {
-    if x.file_offset + (vaddr - x.vaddr) != y.file_offset + (vaddr - y.vaddr) {
+    // The blocks of an entry lie at one place, and hold one page for an address.
+    let place =
+        |run: &PageRun| if run.compressed { run.file_offset } else { run.file_offset + (vaddr - run.vaddr) };
+    if place(x) != place(y) {
         return Ok(false);
     }
     let identity = |store: &PageStore, run: &PageRun| {

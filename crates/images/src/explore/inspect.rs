@@ -204,7 +204,7 @@ pub fn inspect(checkpoint: &Checkpoint, environment: bool) -> Result<Inspection>
     Ok(Inspection {
         dump: DumpFacts {
             image_version: inventory.img_version,
-            pre_dump: inventory.img_version == 0,
+            pre_dump: checkpoint.is_pre_dump(),
             has_parent: checkpoint.dir().join(crate::pagemap::PARENT_LINK).symlink_metadata().is_ok(),
             run_id: inventory.dump_criu_run_id.clone(),
             plugins: inventory.plugins_entry.as_ref().map(|p| p.plugins.clone()).unwrap_or_default(),

@@ -60,7 +60,7 @@ impl Explorer<'_> {
             let pages = start & !(PAGE_SIZE - 1)..end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
             for run in store.runs_in(pages.start, pages.end).filter(|run| run.level == 0) {
                 if let Some((path, _)) = store.pages_file(run.level) {
-                    all.push((path.to_owned(), run.file_offset..run.file_offset + run.bytes()));
+                    all.extend(store.stored(&run).into_iter().map(|range| (path.to_owned(), range)));
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::kind::{Count, Kind};
 pub(super) fn check(checkpoint: &Checkpoint, report: &mut Report) {
     let inventory = checkpoint.inventory();
     let name = Kind::Inventory.file_name(None);
-    if inventory.img_version > 0 && inventory.fdinfo_per_id != Some(true) {
+    if !checkpoint.is_pre_dump() && inventory.fdinfo_per_id != Some(true) {
         report.contradiction(name, None, "fdinfo_per_id is not set: a layout no restorer reads any more");
     }
     let images = match checkpoint.images() {

@@ -9,7 +9,7 @@ use super::tree::Task;
 use crate::error::ImageError;
 use crate::framing::ImageReader;
 use crate::kind::Kind;
-use crate::pagemap::{PARENT_LINK, flags_of, pages_of, pe};
+use crate::pagemap::{PARENT_LINK, Places, pages_of};
 use crate::{Checkpoint, PAGE_SIZE, proto};
 
 /// Bits of `vma_entry.status`.
@@ -62,13 +62,14 @@ fn kind_of(path: &Path) -> Option<Kind> {
 fn size_wanted(kind: Kind, path: &Path) -> crate::Result<Option<(u32, u64)>> {
     let mut reader = ImageReader::open(kind, path)?;
     let Some((head, _)) = reader.next_message::<proto::PagemapHead>()? else { return Ok(None) };
-    let mut wanted = 0_u64;
+    let mut places = Places::default();
     while let Some((entry, _)) = reader.next_message::<proto::PagemapEntry>()? {
-        if flags_of(&entry) & pe::PRESENT != 0 {
-            wanted = wanted.saturating_add(pages_of(&entry).saturating_mul(PAGE_SIZE));
+        // What is wrong with an entry is told when the store is opened.
+        if places.next(&entry).is_err() {
+            return Ok(None);
         }
     }
-    Ok(Some((head.pages_id, wanted)))
+    Ok(Some((head.pages_id, places.end())))
 }
 
 /// A chain is moved and copied as one directory of checkpoints, so its links lead from one to another.

@@ -41,7 +41,7 @@ pub fn validate(dir: &Path) -> Report {
     images::check(&checkpoint, &mut report);
     memory::check_chain(&checkpoint, &mut report);
     // A pre-dump is memory alone.
-    if checkpoint.inventory().img_version > 0 {
+    if !checkpoint.is_pre_dump() {
         let tasks = tree::check(&checkpoint, &mut report);
         let files = files::Files::load(&checkpoint, &mut report);
         files::check(&checkpoint, &tasks, &files, &mut report);

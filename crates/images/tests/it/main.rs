@@ -151,7 +151,7 @@ fn memory_comes_from_the_whole_chain() {
         let mut bytes = vec![0; usize::try_from(run.bytes()).unwrap()];
         store.read_at(run.vaddr, &mut bytes).unwrap();
         #[cfg(feature = "mmap")]
-        assert!(store.slice(run).unwrap() == bytes);
+        assert!(store.bytes(run, &mut Vec::new()).unwrap() == bytes);
     }
     let last = store.runs().last().unwrap();
     let beyond = store.read_at(last.end(), &mut [0]).unwrap_err();

@@ -62,6 +62,9 @@ pub(super) fn anonymous(size: u64) -> Result<OwnedFd> {
     Ok(object?.into())
 }
 
+/// Pages written by one call.
+const PIECE: u64 = 512;
+
 /// Puts back the contents of shared memory `shmid`; gives how many pages there were.
 pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64) -> Result<u64> {
     if !checkpoint.exists(Kind::PagemapShmem, Some(shmid)) {
@@ -70,9 +73,10 @@ pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64) -> Res
     }
     let store = checkpoint.shmem(shmid)?;
     let file = File::from(object.try_clone().map_err(RestoreError::file("/proc/self/fd", "duplicate"))?);
-    for run in store.runs() {
-        let bytes = store.slice(run)?;
-        file.write_all_at(bytes, run.vaddr)
+    let mut scratch = Vec::new();
+    for piece in store.runs().iter().flat_map(|run| run.pieces(PIECE)) {
+        let bytes = store.bytes(&piece, &mut scratch)?;
+        file.write_all_at(bytes, piece.vaddr)
             .map_err(RestoreError::file(format!("shared memory {shmid}"), "write"))?;
     }
     Ok(store.pages())
