@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::bail;
 use rewake_images::pagemap::{Compression, rewrite_pages};
 
 #[derive(Debug, clap::Args)]
@@ -31,25 +30,22 @@ pub(crate) struct BlockArgs {
     #[arg(long, value_name = "SIZE", num_args = 0..=1, default_missing_value = "256K", value_parser = parse_region)]
     compress_region: Option<Compression>,
     /// Accepted for CRIU's sake: how quickly to give up looking for repetitions. Only 1, thorough, is there
-    #[arg(long, visible_alias = "acceleration", value_name = "N", default_value_t = 1)]
-    compress_acceleration: u32,
+    #[arg(long, visible_alias = "acceleration", value_name = "N", value_parser = clap::value_parser!(u32).range(..=1))]
+    compress_acceleration: Option<u32>,
 }
 
 impl BlockArgs {
     /// Regions if they are asked for.
-    pub(crate) fn region(&self) -> anyhow::Result<Option<Compression>> {
-        if self.compress_acceleration > 1 {
-            bail!("--compress-acceleration {}: only 1 is there", self.compress_acceleration);
-        }
-        Ok(self.compress_region)
+    pub(crate) fn region(&self) -> Option<Compression> {
+        self.compress_region
     }
 }
 
 fn parse_region(text: &str) -> Result<Compression, String> {
-    let (number, unit) = match text.trim_end_matches(['k', 'K', 'm', 'M']) {
-        number if number.len() == text.len() => (number, 1),
-        number if text.ends_with(['k', 'K']) => (number, 1 << 10),
-        number => (number, 1 << 20),
+    let (number, unit) = match (text.strip_suffix(['k', 'K']), text.strip_suffix(['m', 'M'])) {
+        (Some(number), _) => (number, 1 << 10),
+        (_, Some(number)) => (number, 1 << 20),
+        _ => (text, 1),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     let region = bytes.and_then(Compression::region);
@@ -57,7 +53,7 @@ fn parse_region(text: &str) -> Result<Compression, String> {
 }
 
 pub(crate) fn compress(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
-    let how = args.blocks.region()?.unwrap_or(Compression::PerPage);
+    let how = args.blocks.region().unwrap_or(Compression::PerPage);
     rewrite(&args.plain, Some(how), "compressed", out)
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use rewake_dump::{After, DumpReport, Rounds};
 
 use crate::files::FileArgs;
-use crate::target::{TargetArgs, frozen, memory_line};
+use crate::target::{TargetArgs, frozen, memory_line, pages};
 
 /// Write a running process to a checkpoint
 #[derive(Debug, clap::Args)]
@@ -97,12 +97,12 @@ fn show(args: &Args, report: &DumpReport, out: &mut impl Write) -> anyhow::Resul
     } else {
         writeln!(
             out,
-            "dumped pid {}: {} threads, {} mappings, {} descriptors, {} pages; {}",
+            "dumped pid {}: {} threads, {} mappings, {} descriptors, {}; {}",
             args.target.pid,
             report.threads,
             report.mappings,
             report.descriptors,
-            report.pages,
+            pages(report),
             frozen(report),
         )?;
     }

@@ -99,6 +99,7 @@ fn of_dump(inspection: &Inspection) -> Vec<Tree<String>> {
     let mut lines = vec![match (dump.pre_dump, dump.image_version) {
         (true, _) => "a pre-dump: memory alone".to_owned(),
         (_, 1) => "layout v1.0".to_owned(),
+        (_, 3) => "layout v1.2, pages compressed".to_owned(),
         _ => "layout v1.1".to_owned(),
     }];
     if dump.has_parent {

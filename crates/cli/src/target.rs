@@ -4,8 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
-use rewake_dump::{DumpOptions, DumpReport};
+use rewake_dump::{Compression, DumpOptions, DumpReport};
 use serde::Serialize;
+
+use crate::crit_compress::BlockArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TargetArgs {
@@ -24,6 +26,11 @@ pub(crate) struct TargetArgs {
     /// Free the room of pages in earlier generations that this one makes useless
     #[arg(long, requires = "prev_images_dir")]
     auto_dedup: bool,
+    /// Compress pages with LZ4, each for itself unless --compress-region is given. CRIU up to 4.2 cannot restore that
+    #[arg(short = 'c', long)]
+    compress: bool,
+    #[command(flatten)]
+    blocks: BlockArgs,
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -40,6 +47,7 @@ impl TargetArgs {
         options.parent.clone_from(&self.prev_images_dir);
         options.track_mem = self.track_mem;
         options.auto_dedup = self.auto_dedup;
+        options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));
         options.threads = self.threads.unwrap_or(options.threads);
         options
     }
@@ -52,12 +60,21 @@ impl TargetArgs {
 /// What a round of memory copied.
 pub(crate) fn memory_line(report: &DumpReport) -> String {
     format!(
-        "{} pages, {} as before, {} lost; {}",
-        report.pages,
+        "{}, {} as before, {} lost; {}",
+        pages(report),
         report.parent_pages,
         report.lost_pages,
         frozen(report)
     )
+}
+
+/// How many pages were written, and what they take if that is not their own size.
+pub(crate) fn pages(report: &DumpReport) -> String {
+    let plain = report.pages * 4;
+    match report.pages_bytes.div_ceil(1024) {
+        kib if kib == plain => format!("{} pages", report.pages),
+        kib => format!("{} pages ({plain} KiB compressed to {kib} KiB)", report.pages),
+    }
 }
 
 pub(crate) fn frozen(report: &DumpReport) -> String {

@@ -39,6 +39,7 @@ pub use error::{DumpError, Result};
 pub use options::{After, DumpOptions, DumpReport};
 pub use pre_dump::pre_dump;
 pub use preflight::{Obstacle, preflight};
+pub use rewake_images::pagemap::Compression;
 pub use rewake_memdump::Progress;
 pub use rounds::{Rounds, dump_in_rounds};
 pub use survey::dump;

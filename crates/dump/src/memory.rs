@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 use rewake_images::extra::{AreaExtra, TaskExtra};
+use rewake_images::pagemap::Compression;
 use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
-    Area, AreaKind, AreaPages, CaptureOptions, Increment, ObjectMemory, PAGE_SIZE, PagePlan, PageRun,
-    ProcMem, ProcessVm, common, difference, object_runs,
+    Area, AreaKind, AreaPages, CaptureOptions, CompressedPages, Increment, ObjectMemory, PAGE_SIZE, PagePlan,
+    PageRun, ProcMem, ProcessVm, RemoteMemory, common, difference, object_runs,
 };
 
 use crate::error::{DumpError, Result};
@@ -65,6 +66,7 @@ pub(crate) struct Memory<'a> {
     pid: Pid,
     writer: &'a CheckpointWriter,
     options: CaptureOptions,
+    compress: Option<Compression>,
     parent: Option<&'a Parent>,
     report: &'a mut DumpReport,
     /// Whose memory is read: the task's, or that of its copy.
@@ -83,12 +85,22 @@ impl<'a> Memory<'a> {
         parent: Option<&'a Parent>,
         report: &'a mut DumpReport,
     ) -> Self {
-        let options = CaptureOptions {
+        let capture = CaptureOptions {
             threads: options.threads,
             progress: options.progress.clone(),
             ..Default::default()
         };
-        Self { pid, writer, options, parent, report, source: pid, live: false, known: Known::Nothing }
+        Self {
+            pid,
+            writer,
+            options: capture,
+            compress: options.compress,
+            parent,
+            report,
+            source: pid,
+            live: false,
+            known: Known::Nothing,
+        }
     }
 
     /// The pages of private memory to store, ascending; guard pages are noted in `extra`.
@@ -147,27 +159,55 @@ impl<'a> Memory<'a> {
         let plan = PagePlan::new(difference(&runs, &same));
         self.report.choosing += choosing.elapsed();
 
-        let copying = Instant::now();
-        let out = self.writer.pages()?;
         let forced = ProcMem::open(pid).map_err(failed)?;
         let memory = ProcessVm::new(pid);
         let increment =
             Increment { pid, memory: &memory, forced: &forced, parent: compared, live: self.live };
-        let done = increment.capture(&plan, out.file(), &self.options).map_err(failed)?;
-        self.report.copying += copying.elapsed();
-        self.report.pages += total(&done.here);
-        self.report.parent_pages += total(&same) + total(&done.in_parent);
-        self.report.lost_pages += done.lost;
-        let entries = entries(&done.here, same.iter().chain(&done.in_parent));
-        self.writer.write_pagemap(Kind::Pagemap, number(self.pid), out.pages_id(), &entries)?;
+        self.store(Kind::Pagemap, number(self.pid), &increment, &plan, &same)?;
         Ok(())
+    }
+
+    /// Copies the pages of `plan`, as far as the parent does not have them, and writes the pagemap of these and of `same`,
+    /// which the parent is known to have. Gives how many are here, and how many are in the parent.
+    fn store<M: RemoteMemory + Sync, F: RemoteMemory + Sync>(
+        &mut self,
+        kind: Kind,
+        number: u64,
+        increment: &Increment<'_, M, F>,
+        plan: &PagePlan,
+        same: &[PageRun],
+    ) -> Result<(u64, u64)> {
+        let failed = DumpError::capture(increment.pid);
+        let copying = Instant::now();
+        let out = self.writer.pages()?;
+        let (done, mut entries) = match self.compress {
+            None => {
+                let done = increment.capture(plan, out.file(), &self.options).map_err(failed)?;
+                let entries = done.here.iter().map(|run| entry(run, pe::PRESENT)).collect();
+                self.report.pages_bytes += total(&done.here) * PAGE_SIZE;
+                (done, entries)
+            }
+            Some(how) => {
+                let sink = CompressedPages::new(out.file(), how);
+                let done = increment.capture(plan, &sink, &self.options).map_err(failed)?;
+                self.report.pages_bytes += sink.bytes();
+                (done, sink.into_entries())
+            }
+        };
+        self.report.copying += copying.elapsed();
+        let (here, in_parent) = (total(&done.here), total(same) + total(&done.in_parent));
+        self.report.pages += here;
+        self.report.parent_pages += in_parent;
+        self.report.lost_pages += done.lost;
+        add_of_parent(&mut entries, same.iter().chain(&done.in_parent));
+        self.writer.write_pagemap(kind, number, out.pages_id(), &entries)?;
+        Ok((here, in_parent))
     }
 
     /// Copies shared memory, each object once.
     pub(crate) fn shared(&mut self, objects: &[SharedObject]) -> Result<()> {
         for object in objects {
             let pid = self.pid;
-            let failed = DumpError::capture(pid);
             let name = || DumpError::proc(pid, object.inode.name.clone());
             let choosing = Instant::now();
             // Opened anew: looking for holes moves the position, and that of the descriptor is the program's.
@@ -182,20 +222,12 @@ impl<'a> Memory<'a> {
             let increment =
                 Increment { pid, memory: &memory, forced: &memory, parent: store.as_ref(), live: self.live };
             self.report.choosing += choosing.elapsed();
-            let copying = Instant::now();
-            let out = self.writer.pages()?;
-            let done = increment.capture(&PagePlan::new(runs), out.file(), &self.options).map_err(failed)?;
-            self.report.copying += copying.elapsed();
-            let (here, in_parent) = (total(&done.here), total(&done.in_parent));
-            self.report.pages += here;
+            let plan = PagePlan::new(runs);
+            let (here, in_parent) = self.store(Kind::PagemapShmem, number, &increment, &plan, &[])?;
             self.report.shared_pages += here;
-            self.report.parent_pages += in_parent;
             self.report.shared_parent_pages += in_parent;
-            self.report.lost_pages += done.lost;
             self.report.pages_scanned += size / PAGE_SIZE;
             self.report.shared_pages_scanned += size / PAGE_SIZE;
-            let entries = entries(&done.here, &done.in_parent);
-            self.writer.write_pagemap(Kind::PagemapShmem, number, out.pages_id(), &entries)?;
         }
         Ok(())
     }
@@ -235,12 +267,10 @@ fn total(runs: &[PageRun]) -> u64 {
     runs.iter().map(|run| run.pages).sum()
 }
 
-/// The entries of pages that are here and of those that are in the parent, ascending.
-fn entries<'a>(here: &[PageRun], in_parent: impl IntoIterator<Item = &'a PageRun>) -> Vec<PagemapEntry> {
-    let here = here.iter().map(|run| entry(run, pe::PRESENT));
-    let mut entries: Vec<_> = here.chain(in_parent.into_iter().map(|run| entry(run, pe::PARENT))).collect();
+/// Adds the entries of pages that the parent has; all ascend then.
+fn add_of_parent<'a>(entries: &mut Vec<PagemapEntry>, in_parent: impl IntoIterator<Item = &'a PageRun>) {
+    entries.extend(in_parent.into_iter().map(|run| entry(run, pe::PARENT)));
     entries.sort_by_key(|entry| entry.vaddr);
-    entries
 }
 
 /// Both counts are set: CRIU 4.1 and older know only the old one.
@@ -276,7 +306,8 @@ mod tests {
 
     #[test]
     fn entries_ascend_whichever_generation_they_are_of() {
-        let found = entries(&[run(1, 2), run(5, 1)], &[run(3, 2), run(7, 1)]);
+        let mut found = vec![entry(&run(1, 2), pe::PRESENT), entry(&run(5, 1), pe::PRESENT)];
+        add_of_parent(&mut found, &[run(3, 2), run(7, 1)]);
         let seen: Vec<_> = found.iter().map(|e| (e.vaddr / PAGE_SIZE, e.nr_pages(), e.flags())).collect();
         assert_eq!(seen, [(1, 2, 4), (3, 2, 1), (5, 1, 4), (7, 1, 1)]);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use rewake_images::pagemap::Compression;
 use rewake_memdump::Progress;
 
 use crate::cookies::FileOptions;
@@ -48,6 +49,8 @@ pub struct DumpOptions {
     /// Free the room that pages of ancestors take when nothing needs them any more: the ancestors can then no longer be
     /// restored themselves.
     pub auto_dedup: bool,
+    /// Compress pages with LZ4. CRIU up to 4.2 refuses such a checkpoint.
+    pub compress: Option<Compression>,
     /// Is told how far the copying of memory is, and may end it: then the process goes on, and no checkpoint is left.
     pub progress: Option<Arc<dyn Progress>>,
 }
@@ -67,6 +70,7 @@ impl DumpOptions {
             track_mem: false,
             auto_dedup: false,
             snapshot: false,
+            compress: None,
             progress: None,
         }
     }
@@ -90,6 +94,8 @@ pub struct DumpReport {
     pub descriptors: usize,
     /// Pages of memory written.
     pub pages: u64,
+    /// Bytes these take in pages files.
+    pub pages_bytes: u64,
     /// Of these, pages of shared memory.
     pub shared_pages: u64,
     /// Pages left to the parent checkpoint, which has them unchanged.

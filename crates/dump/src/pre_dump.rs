@@ -57,7 +57,7 @@ pub(crate) fn pre_dump_with(
     memory.private(&areas, None)?;
     memory.shared(&shared_of_running(pid, &areas))?;
     options.go_on()?;
-    writer.commit(&write::pre_dump_inventory())?;
+    writer.commit(&write::pre_dump_inventory(options))?;
     report.total = begun.elapsed();
     finished(options, &report)?;
     Ok(report)

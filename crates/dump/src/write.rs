@@ -150,7 +150,7 @@ pub(crate) fn commit(mut writer: CheckpointWriter, task: &Task, options: &DumpOp
 fn inventory(options: &DumpOptions) -> InventoryEntry {
     const LAYOUT_V11: u32 = 2;
     const NETWORK_LOCK_SKIP: u32 = 2;
-    InventoryEntry {
+    let inventory = InventoryEntry {
         img_version: LAYOUT_V11,
         fdinfo_per_id: Some(true),
         root_ids: Some(root_ids()),
@@ -162,19 +162,28 @@ fn inventory(options: &DumpOptions) -> InventoryEntry {
         dump_criu_run_id: run_id(),
         dump_uptime: (options.track_mem || options.parent.is_some()).then(uptime_us),
         ..Default::default()
+    };
+    compressed(inventory, options)
+}
+
+fn compressed(mut inventory: InventoryEntry, options: &DumpOptions) -> InventoryEntry {
+    if let Some(how) = options.compress {
+        how.note(&mut inventory);
     }
+    inventory
 }
 
 /// What a pre-dump, which is nothing but memory, says of itself.
-pub(crate) fn pre_dump_inventory() -> InventoryEntry {
+pub(crate) fn pre_dump_inventory(options: &DumpOptions) -> InventoryEntry {
     const NO_LAYOUT: u32 = 0;
     const CRIU_READ: u32 = 2; // criu_pre_dump_mode.VM_READ
-    InventoryEntry {
+    let inventory = InventoryEntry {
         img_version: NO_LAYOUT,
         pre_dump_mode: Some(CRIU_READ),
         dump_uptime: Some(uptime_us()),
         ..Default::default()
-    }
+    };
+    compressed(inventory, options)
 }
 
 /// Writes `stats-dump` beside the images of a checkpoint that is in its place: only now the times are known. Nothing reads

@@ -8,7 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::query::{PageCategories, PageRun};
+use rewake_images::pagemap::Compression;
+use rewake_images::proto::InventoryEntry;
+use rewake_images::{CheckpointWriter, Kind, PageStore};
+
+use crate::compressed::CompressedPages;
+use crate::query::{PageCategories, PageRun, push_run};
 use crate::remote::Recorded;
 use crate::sink::{StreamSink, Turn};
 
@@ -267,5 +272,47 @@ proptest! {
             .collect();
         prop_assert_eq!(first_bytes(&out), expected);
         prop_assert_eq!(stats.bytes, plan.total_bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever the blocks and the chunks, and whichever pages vanish: the entries lead to each page that was there.
+    #[test]
+    fn compressed_pages_are_found_again(
+        planned in proptest::collection::btree_map(0_u64..60, any::<bool>(), 1..60),
+        (threads, chunk, block) in (1_usize..4, 1_usize..9, 1_u64..6),
+    ) {
+        let (mut memory, mut runs) = (Recorded::new(), Vec::new());
+        for (&page, &gone) in &planned {
+            push_run(&mut runs, run(page, 1));
+            if !gone {
+                let mut bytes = vec![u8::try_from(page).unwrap(); PAGE];
+                bytes[..8].copy_from_slice(&page.to_le_bytes());
+                memory = memory.with(page * PAGE_SIZE, bytes);
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let how = if block == 1 { Compression::PerPage } else { Compression::region(block * PAGE_SIZE).unwrap() };
+        let writer = CheckpointWriter::create(dir.path().join("c")).unwrap();
+        let out = writer.pages().unwrap();
+        let sink = CompressedPages::new(out.file(), how);
+        let capture = Capture { pid: Pid::this(), memory: &memory, forced: &memory, out: &sink, live: true };
+        let done = capture.run(&PagePlan::new(runs), &options(threads, chunk)).unwrap();
+        prop_assert_eq!(done.lost.len(), planned.values().filter(|&&gone| gone).count());
+        prop_assert_eq!(sink.bytes(), out.file().metadata().unwrap().len());
+        writer.write_pagemap(Kind::Pagemap, 1, out.pages_id(), &sink.into_entries()).unwrap();
+        let mut inventory = InventoryEntry::default();
+        how.note(&mut inventory);
+        writer.commit(&inventory).unwrap();
+        let store = PageStore::open(&dir.path().join("c"), Kind::Pagemap, 1).unwrap();
+        let there: Vec<u64> = planned.iter().filter(|(_, gone)| !**gone).map(|(&page, _)| page).collect();
+        prop_assert_eq!(store.pages(), there.len() as u64);
+        for page in there {
+            let mut bytes = vec![0; PAGE];
+            store.read_at(page * PAGE_SIZE, &mut bytes).unwrap();
+            prop_assert_eq!(&bytes[..8], &page.to_le_bytes());
+            prop_assert!(bytes[8..].iter().all(|&byte| u64::from(byte) == page));
+        }
     }
 }

@@ -29,6 +29,7 @@
 mod area;
 mod capture;
 mod choose;
+mod compressed;
 mod dedup;
 mod error;
 mod increment;
@@ -50,6 +51,7 @@ mod work;
 pub use area::{Area, AreaKind, same_mappings};
 pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_from, capture_live};
 pub use choose::{Choice, choice};
+pub use compressed::CompressedPages;
 pub use dedup::{DedupReport, dedup};
 pub use error::CaptureError;
 pub use increment::{Increment, Incremented, common, difference};

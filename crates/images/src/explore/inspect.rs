@@ -37,7 +37,7 @@ pub struct Inspection {
 /// How a checkpoint was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DumpFacts {
-    /// 1 for layout v1.0, 2 for v1.1, 0 for a pre-dump.
+    /// 1 for layout v1.0, 2 for v1.1, 3 for v1.2 (compressed pages), 0 for a pre-dump.
     pub image_version: u32,
     /// Memory alone, for a later dump to build on.
     pub pre_dump: bool,

@@ -4,6 +4,7 @@
 mod bad;
 mod cancel;
 mod chain;
+mod compressed;
 mod programs;
 
 use std::path::Path;
