@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     ghost_limit: u64,
     /// First copy memory in so many rounds while the process runs, or in as many as pay
-    #[arg(long, value_name = "N|auto", value_parser = parse_rounds)]
+    #[arg(long, value_name = "N|auto", value_parser = parse_rounds, conflicts_with = "page_server")]
     pre_dumps: Option<PreDumps>,
     /// With --pre-dumps auto: how long the process may stand still, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10, requires = "pre_dumps")]
@@ -46,7 +46,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let mut options = args.target.options();
+    let mut options = args.target.options()?;
     options.after = match (args.leave_running, args.leave_stopped) {
         (true, _) => After::LeaveRunning,
         (_, true) => After::LeaveStopped,

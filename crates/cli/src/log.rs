@@ -50,6 +50,7 @@ fn log_file(command: &Command) -> Option<PathBuf> {
         Command::Dump(args) => (&args.target.images_dir, &args.target.log),
         Command::PreDump(args) => (&args.target.images_dir, &args.target.log),
         Command::Restore(args) => (&args.images_dir, &args.log),
+        Command::PageServer(args) => (&args.images_dir, &args.log),
         _ => return None,
     };
     log.log_file.as_ref().map(|name| dir.join(name))

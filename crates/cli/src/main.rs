@@ -15,6 +15,8 @@ mod files;
 mod inspect;
 mod log;
 mod memory;
+mod page_server;
+mod peer;
 mod pre_dump;
 mod recode;
 mod restore;
@@ -55,6 +57,7 @@ enum Command {
     Verify(verify::Args),
     Stamp(stamp::Args),
     Dedup(dedup::Args),
+    PageServer(page_server::Args),
     Demo(demo::Args),
 }
 
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Stamp(args) => stamp::run(args, &mut out),
         Command::Dedup(args) => dedup::run(args, &mut out),
+        Command::PageServer(args) => page_server::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {

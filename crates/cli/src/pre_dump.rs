@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             "memory is read, not spliced: the images are the same, and the process is not stopped for it"
         );
     }
-    let report = rewake_dump::pre_dump(&args.target.options())?;
+    let report = rewake_dump::pre_dump(&args.target.options()?)?;
     if args.target.json {
         args.target.show_json(&report, out)?;
     } else {

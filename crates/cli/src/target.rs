@@ -8,6 +8,7 @@ use rewake_dump::{Compression, DumpOptions, DumpReport};
 use serde::Serialize;
 
 use crate::crit_compress::BlockArgs;
+use crate::peer::PeerArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TargetArgs {
@@ -37,19 +38,28 @@ pub(crate) struct TargetArgs {
     /// Report in JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Send memory to a page server instead of writing it into the images directory
+    #[arg(long, conflicts_with_all = ["compress", "compress_region"])]
+    page_server: bool,
+    #[command(flatten)]
+    peer: PeerArgs,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
 }
 
 impl TargetArgs {
-    pub(crate) fn options(&self) -> DumpOptions {
+    /// Connects to the page server, too, if there is to be one.
+    pub(crate) fn options(&self) -> anyhow::Result<DumpOptions> {
         let mut options = DumpOptions::new(Pid::from_raw(self.pid), &self.images_dir);
         options.parent.clone_from(&self.prev_images_dir);
         options.track_mem = self.track_mem;
         options.auto_dedup = self.auto_dedup;
         options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));
         options.threads = self.threads.unwrap_or(options.threads);
-        options
+        if self.page_server {
+            options.memory_target = Some(self.peer.sender()?);
+        }
+        Ok(options)
     }
 
     pub(crate) fn show_json(&self, report: &impl Serialize, out: &mut impl Write) -> anyhow::Result<()> {

@@ -76,6 +76,9 @@ pub enum DumpError {
     /// [`crate::DumpOptions::progress`] wanted it to end.
     #[error("cancelled")]
     Cancelled,
+    /// [`crate::dump_in_rounds`] with [`crate::DumpOptions::memory_target`], which takes the memory of one round.
+    #[error("the memory of several rounds cannot go to one place: pre-dump and dump one by one")]
+    RoundsElsewhere,
     /// The checkpoint could not be written.
     #[error("cannot write the checkpoint")]
     Image(#[source] ImageError),

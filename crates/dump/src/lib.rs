@@ -40,6 +40,6 @@ pub use options::{After, DumpOptions, DumpReport};
 pub use pre_dump::pre_dump;
 pub use preflight::{Obstacle, preflight};
 pub use rewake_images::pagemap::Compression;
-pub use rewake_memdump::Progress;
+pub use rewake_memdump::{MemoryTarget, Progress};
 pub use rounds::{Rounds, dump_in_rounds};
 pub use survey::dump;

@@ -11,8 +11,9 @@ use rewake_images::pagemap::Compression;
 use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
-    Area, AreaKind, AreaPages, CaptureOptions, CompressedPages, Increment, ObjectMemory, PAGE_SIZE, PagePlan,
-    PageRun, ProcMem, ProcessVm, RemoteMemory, common, difference, object_runs,
+    Area, AreaKind, AreaPages, CaptureOptions, CompressedPages, Increment, Incremented, MemoryTarget,
+    ObjectMemory, PAGE_SIZE, PagePlan, PageRun, ProcMem, ProcessVm, RemoteMemory, common, difference,
+    object_runs,
 };
 
 use crate::error::{DumpError, Result};
@@ -67,6 +68,7 @@ pub(crate) struct Memory<'a> {
     writer: &'a CheckpointWriter,
     options: CaptureOptions,
     compress: Option<Compression>,
+    target: Option<&'a dyn MemoryTarget>,
     parent: Option<&'a Parent>,
     report: &'a mut DumpReport,
     /// Whose memory is read: the task's, or that of its copy.
@@ -81,7 +83,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn new(
         pid: Pid,
         writer: &'a CheckpointWriter,
-        options: &DumpOptions,
+        options: &'a DumpOptions,
         parent: Option<&'a Parent>,
         report: &'a mut DumpReport,
     ) -> Self {
@@ -95,6 +97,7 @@ impl<'a> Memory<'a> {
             writer,
             options: capture,
             compress: options.compress,
+            target: options.memory_target.as_deref(),
             parent,
             report,
             source: pid,
@@ -179,6 +182,31 @@ impl<'a> Memory<'a> {
     ) -> Result<(u64, u64)> {
         let failed = DumpError::capture(increment.pid);
         let copying = Instant::now();
+        let done = match self.target {
+            Some(target) => {
+                let out = target.open(kind, number, same).map_err(failed)?;
+                increment.capture(plan, &*out, &self.options).map_err(failed)?
+            }
+            None => self.store_here(kind, number, increment, plan, same)?,
+        };
+        self.report.copying += copying.elapsed();
+        let (here, in_parent) = (total(&done.here), total(same) + total(&done.in_parent));
+        self.report.pages += here;
+        self.report.parent_pages += in_parent;
+        self.report.lost_pages += done.lost;
+        Ok((here, in_parent))
+    }
+
+    /// Copies them into the checkpoint.
+    fn store_here<M: RemoteMemory + Sync, F: RemoteMemory + Sync>(
+        &mut self,
+        kind: Kind,
+        number: u64,
+        increment: &Increment<'_, M, F>,
+        plan: &PagePlan,
+        same: &[PageRun],
+    ) -> Result<Incremented> {
+        let failed = DumpError::capture(increment.pid);
         let out = self.writer.pages()?;
         let (done, mut entries) = match self.compress {
             None => {
@@ -194,14 +222,9 @@ impl<'a> Memory<'a> {
                 (done, sink.into_entries())
             }
         };
-        self.report.copying += copying.elapsed();
-        let (here, in_parent) = (total(&done.here), total(same) + total(&done.in_parent));
-        self.report.pages += here;
-        self.report.parent_pages += in_parent;
-        self.report.lost_pages += done.lost;
         add_of_parent(&mut entries, same.iter().chain(&done.in_parent));
         self.writer.write_pagemap(kind, number, out.pages_id(), &entries)?;
-        Ok((here, in_parent))
+        Ok(done)
     }
 
     /// Copies shared memory, each object once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 use rewake_images::pagemap::Compression;
-use rewake_memdump::Progress;
+use rewake_memdump::{MemoryTarget, Progress};
 
 use crate::cookies::FileOptions;
 use crate::error::{DumpError, Result};
@@ -53,6 +53,9 @@ pub struct DumpOptions {
     pub compress: Option<Compression>,
     /// Is told how far the copying of memory is, and may end it: then the process goes on, and no checkpoint is left.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Memory goes there, and only the rest into the checkpoint. It is closed before the checkpoint takes its place, so it
+    /// serves one dump.
+    pub memory_target: Option<Arc<dyn MemoryTarget>>,
 }
 
 impl DumpOptions {
@@ -72,7 +75,15 @@ impl DumpOptions {
             snapshot: false,
             compress: None,
             progress: None,
+            memory_target: None,
         }
+    }
+
+    /// All memory was copied: what went elsewhere must be safe before the checkpoint takes its place.
+    pub(crate) fn memory_is_complete(&self) -> Result<()> {
+        self.go_on()?;
+        let closed = self.memory_target.as_ref().map_or(Ok(()), |target| target.close());
+        closed.map_err(DumpError::capture(self.pid))
     }
 
     /// An error if it was cancelled meanwhile.

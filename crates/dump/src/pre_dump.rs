@@ -42,6 +42,8 @@ pub(crate) fn pre_dump_with(
     }
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
+    // Of memory at another place there is nothing here to compare with.
+    let parent = parent.filter(|_| options.memory_target.is_none());
     let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
     let mut report = DumpReport { mappings: areas.len(), ..Default::default() };
     // Before any page is chosen: what is written from here on, the next round is told.
@@ -56,7 +58,7 @@ pub(crate) fn pre_dump_with(
     }
     memory.private(&areas, None)?;
     memory.shared(&shared_of_running(pid, &areas))?;
-    options.go_on()?;
+    options.memory_is_complete()?;
     writer.commit(&write::pre_dump_inventory(options))?;
     report.total = begun.elapsed();
     finished(options, &report)?;

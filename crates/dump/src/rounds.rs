@@ -36,6 +36,9 @@ const MOST_ROUNDS: usize = 16;
 /// # Errors
 /// As [`crate::dump`]. Nothing is left behind, also of the rounds that succeeded.
 pub fn dump_in_rounds(options: &DumpOptions, rounds: Rounds) -> Result<Vec<DumpReport>> {
+    if options.memory_target.is_some() {
+        return Err(DumpError::RoundsElsewhere);
+    }
     let existed = options.images_dir.exists();
     let dir = &options.images_dir;
     std::fs::create_dir_all(dir).map_err(DumpError::proc(options.pid, dir.display().to_string()))?;

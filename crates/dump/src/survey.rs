@@ -60,6 +60,8 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     }
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
+    // Of memory at another place there is nothing here to compare with.
+    let parent = parent.filter(|_| options.memory_target.is_none());
     let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
 
     let hashing = Instant::now();
@@ -150,7 +152,8 @@ fn released(group: ThreadGroup, how: Release) -> Result<Option<ThreadGroup>> {
 /// What remains to be done when the checkpoint is in its place.
 pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()> {
     write::stats(options, report);
-    if options.auto_dedup && options.parent.is_some() {
+    // Pages at another place are not ours to free.
+    if options.auto_dedup && options.parent.is_some() && options.memory_target.is_none() {
         rewake_memdump::dedup(&options.images_dir)
             .map_err(|source| DumpError::Capture { pid: options.pid, source })?;
     }

@@ -135,7 +135,7 @@ const IMAGES_ONE_BY_ONE: usize = 64;
 
 /// Puts the checkpoint in its place.
 pub(crate) fn commit(mut writer: CheckpointWriter, task: &Task, options: &DumpOptions) -> Result<()> {
-    options.go_on()?;
+    options.memory_is_complete()?;
     if task.cores.len() > IMAGES_ONE_BY_ONE {
         let staging = std::fs::File::open(writer.staging_dir());
         // Where it does not work, each file is synced.

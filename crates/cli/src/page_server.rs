@@ -1,0 +1,144 @@
+//! `rewake page-server`
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use rewake_images::Checkpoint;
+use rewake_pageserver::{Connection, Incoming, Lender, PageServerError, accept, inherited, receive};
+use serde::Serialize;
+
+use crate::peer::PeerArgs;
+
+/// Take in memory that a dump on another host sends, or send it from a checkpoint; serves one peer
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where the memory goes, or the checkpoint it comes from
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    pub(crate) images_dir: PathBuf,
+    /// Where an earlier page server put the memory of the pre-dump before; relative to the images directory
+    #[arg(long, value_name = "DIR")]
+    prev_images_dir: Option<PathBuf>,
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// Send memory from the checkpoint to whoever asks for it
+    #[arg(long, conflicts_with = "prev_images_dir")]
+    lazy_pages: bool,
+    /// Go on in the background as soon as others can connect
+    #[arg(short = 'd', long, conflicts_with = "ps_socket")]
+    daemon: bool,
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Write a zero byte to this descriptor, which was inherited, as soon as others can connect
+    #[arg(long, value_name = "FD", conflicts_with = "daemon")]
+    status_fd: Option<RawFd>,
+    /// How a daemon starts itself: others connect to its standard input
+    #[arg(long, hide = true)]
+    listening: bool,
+    /// Report in JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pub(crate) log: crate::log::LogFile,
+}
+
+pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+    let status = args.status_fd.map(inherited).transpose().context("--status-fd")?;
+    let given = args.peer.socket()?;
+    // Before anybody connects, so that a directory of no use is told now.
+    let role = Role::new(args)?;
+    if let Some(stream) = given {
+        announce(args, std::process::id(), status)?;
+        return role.serve(args, &mut *args.peer.answer(stream)?, out);
+    }
+    let listener = if args.listening {
+        nix::unistd::setsid()?;
+        TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?)
+    } else {
+        let listener = args.peer.listen()?;
+        writeln!(std::io::stderr(), "rewake: listening on {}", listener.local_addr()?)?;
+        if args.daemon {
+            drop(role);
+            return daemon(args, listener);
+        }
+        announce(args, std::process::id(), status)?;
+        listener
+    };
+    let stream = accept(&listener)?;
+    // One peer is all: others are to be told so at once.
+    drop(listener);
+    role.serve(args, &mut *args.peer.answer(stream)?, out)
+}
+
+fn announce(args: &Args, pid: u32, status: Option<OwnedFd>) -> anyhow::Result<()> {
+    if let Some(path) = &args.pidfile {
+        std::fs::write(path, pid.to_string()).with_context(|| path.display().to_string())?;
+    }
+    if let Some(status) = status {
+        std::fs::File::from(status).write_all(&[0]).context("--status-fd")?;
+    }
+    Ok(())
+}
+
+/// Starts this program once more, in the background.
+fn daemon(args: &Args, listener: TcpListener) -> anyhow::Result<u8> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).arg("--listening");
+    command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().context("cannot go to the background")?;
+    announce(args, child.id(), None)?;
+    Ok(crate::DONE)
+}
+
+/// What is done for the peer.
+#[derive(Debug)]
+enum Role {
+    Keep(Box<Incoming>),
+    Lend(Lender),
+}
+
+impl Role {
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        if args.lazy_pages {
+            Checkpoint::open(&args.images_dir)?;
+            return Ok(Self::Lend(Lender::new(&args.images_dir)));
+        }
+        let incoming = Incoming::create(&args.images_dir, args.prev_images_dir.as_deref())?;
+        Ok(Self::Keep(Box::new(incoming)))
+    }
+
+    fn serve(self, args: &Args, connection: &mut dyn Connection, out: &mut impl Write) -> anyhow::Result<u8> {
+        match self {
+            Self::Lend(mut lender) => {
+                lender.serve(connection)?;
+                let report = lender.report();
+                show(args, &report, &format!("sent {} pages", report.pages), out)
+            }
+            Self::Keep(mut incoming) => {
+                receive(connection, &mut *incoming).map_err(|error| match error {
+                    error @ PageServerError::Unanswered { .. } => anyhow::Error::new(error),
+                    error => anyhow::Error::new(error).context("nothing was kept"),
+                })?;
+                let report = incoming.report();
+                let line = format!(
+                    "received memory of {} objects: {} pages, {} as before",
+                    report.objects, report.pages, report.parent_pages
+                );
+                show(args, &report, &line, out)
+            }
+        }
+    }
+}
+
+fn show(args: &Args, report: &impl Serialize, line: &str, out: &mut impl Write) -> anyhow::Result<u8> {
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+    } else {
+        writeln!(out, "{line}")?;
+    }
+    Ok(crate::DONE)
+}
