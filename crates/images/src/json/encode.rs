@@ -1,16 +1,23 @@
 //! JSON to images.
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
+use super::chunks::{self, Separator};
 use super::parse::{Parser, Part};
 use super::parse_payload::{self, Wants};
 use super::read::{Place, Reader};
 use super::schema::{Message, Schema};
 use crate::Layout;
-use crate::error::Result;
+use crate::error::{ImageError, Result};
 use crate::framing::ImageWriter;
 use crate::kind::{Head, KINDS, KindInfo, Payload};
+
+/// What errors call the image being written.
+const IMAGE: &str = "the image";
+
+/// Bytes of the size before an entry.
+const SIZE_LEN: usize = 4;
 
 /// Writes the image that `json` tells, in layout v1.1. `path` is what errors call the JSON. Plain and pretty values are taken,
 /// also mixed. Needs memory for one entry, if `magic` comes before `entries`.
@@ -54,48 +61,83 @@ pub fn encode_image(path: &Path, json: impl Read, output: &mut impl Write) -> Re
 }
 
 fn put_entries<R: Read, W: Write>(row: &KindInfo, reader: &mut Reader<R>, output: &mut W) -> Result<()> {
+    const ENOUGH: usize = 64 << 10;
     let schema = Schema::get();
     let first = schema.find(row.entry).expect("tests look each one up");
     let rest = row.rest.map_or(first, |name| schema.find(name).expect("tests look each one up"));
-    let mut image =
-        ImageWriter::new(row.kind, Layout::V11, "the image", BufWriter::with_capacity(64 << 10, output))?;
+    let output = ImageWriter::new(row.kind, Layout::V11, IMAGE, output)?.into_inner()?;
+    let write = |out: &[u8], output: &mut &mut W| output.write_all(out).map_err(ImageError::io(IMAGE, "write"));
+    let mut output = output;
     let mut message = first;
-    let mut encoder =
-        Encoder { payload: row.payload, bytes: Vec::new(), payload_bytes: Vec::new(), parts: Vec::new() };
+    let mut encoder = Encoder::new(row.payload);
+    let mut out = Vec::new();
     reader.open(b'[')?;
+    let mut cut = false;
     while reader.element()? {
-        encoder.entry(message, message.name == row.entry && row.rest.is_some(), reader)?;
-        image.push_raw(&encoder.bytes, &encoder.payload_bytes)?;
+        encoder.entry(message, message.name == row.entry && row.rest.is_some(), reader, &mut out)?;
         message = rest;
+        if out.len() < ENOUGH {
+            continue;
+        }
+        write(&out, &mut output)?;
+        out.clear();
+        // It is worth threads, then.
+        if let (false, Some(separator)) = (cut, Separator::before(reader)) {
+            cut = true;
+            let write = |image: &[u8]| write(image, &mut output);
+            chunks::put_entries(reader, &separator, message, || Encoder::new(row.payload), write)?;
+        }
     }
-    image.into_inner().map(drop)
+    write(&out, &mut output)?;
+    output.flush().map_err(ImageError::io(IMAGE, "write"))
 }
 
 /// Its buffers are used again for each entry.
-struct Encoder {
+pub(super) struct Encoder {
     payload: Payload,
-    bytes: Vec<u8>,
     payload_bytes: Vec<u8>,
     parts: Vec<Part>,
 }
 
 impl Encoder {
-    fn entry<R: Read>(&mut self, message: &Message, is_head: bool, reader: &mut Reader<R>) -> Result<()> {
-        self.bytes.clear();
-        self.payload_bytes.clear();
+    fn new(payload: Payload) -> Self {
+        Self { payload, payload_bytes: Vec::new(), parts: Vec::new() }
+    }
+
+    /// Appends the entry that comes next: its size, the message, and what follows it.
+    pub(super) fn entry<R: Read>(
+        &mut self,
+        message: &Message,
+        is_head: bool,
+        reader: &mut Reader<R>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         reader.next()?;
         let place = reader.place();
         let mut extra = None;
         self.parts.clear();
-        Parser { reader, parts: &mut self.parts, extra: Some(&mut extra) }
-            .message(message, &mut self.bytes)?;
-        let wants = Wants { payload: self.payload, is_head, message: &self.bytes };
+        let start = out.len();
+        out.extend_from_slice(&[0; SIZE_LEN]);
+        Parser { reader, parts: &mut self.parts, extra: Some(&mut extra) }.message(message, out)?;
+        let (sizes, encoded) = out.split_at_mut(start + SIZE_LEN);
+        let size = u32::try_from(encoded.len());
+        let size = size.map_err(|_| reader.error_at(place, "an entry of more than 4 GiB"))?;
+        if let Some(room) = sizes.last_chunk_mut() {
+            *room = size.to_le_bytes();
+        }
+        if self.payload == Payload::None && extra.is_none() {
+            return Ok(());
+        }
+        self.payload_bytes.clear();
+        let wants = Wants { payload: self.payload, is_head, message: encoded };
         match extra {
-            None => parse_payload::without_extra(&wants).map_err(|what| reader.error_at(place, what)),
+            None => parse_payload::without_extra(&wants).map_err(|what| reader.error_at(place, what))?,
             Some((text, place)) => {
                 let mut extra = Reader::new(reader.path(), text.as_slice()).starting_at(place);
-                parse_payload::parse(&wants, &mut extra, &mut self.payload_bytes)
+                parse_payload::parse(&wants, &mut extra, &mut self.payload_bytes)?;
             }
         }
+        out.extend_from_slice(&self.payload_bytes);
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Images as JSON and back, byte for byte as CRIU's `crit` prints it.
 
+mod chunks;
 mod decode;
 mod encode;
+mod fast;
 #[cfg(feature = "validate")]
 pub(crate) mod lint;
 mod own;
@@ -11,6 +13,7 @@ mod print;
 mod print_payload;
 mod read;
 mod render;
+mod ring;
 mod schema;
 mod tables;
 mod text;

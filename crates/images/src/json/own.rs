@@ -1,7 +1,6 @@
 //! The messages of our own image, which is not in the descriptors: see [`crate::extra`].
 
-use super::schema::{Field, Int, Message, Render, Type, json_key};
-use super::wire::{encoded_key, wire_type_of};
+use super::schema::{Field, Int, Message, Render, Type};
 
 /// Appends them to `messages`.
 pub(super) fn add_messages(messages: &mut Vec<Message>) {
@@ -47,13 +46,11 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
 }
 
 fn message(name: &str, fields: Vec<Field>) -> Message {
-    Message { name: name.to_owned(), fields }
+    Message::new(name.to_owned(), fields)
 }
 
 fn field(number: u32, name: &str, ty: Type) -> Field {
-    let (json_key, name, render) = (json_key(name), name.to_owned(), Render::Plain);
-    let wire_key = encoded_key(number, wire_type_of(ty));
-    Field { number, name, json_key, wire_key, repeated: false, required: false, packed: false, ty, render }
+    Field::new(number, name, ty)
 }
 
 fn repeated(number: u32, name: &str, ty: Type) -> Field {

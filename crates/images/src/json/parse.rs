@@ -6,7 +6,7 @@ use super::read::{Next, Place, Reader};
 use super::render::{address_words, device_value};
 use super::schema::{Field, Int, Message, Render, Schema, Type};
 use super::text;
-use super::wire::{bits, bits_of_whole, encoded_key, put_number, put_varint, wire_type_of};
+use super::wire::{Short, bits, bits_of_whole, put_number, put_varint, wire_type_of};
 use crate::error::Result;
 
 /// Reads the object of one entry.
@@ -37,17 +37,19 @@ impl<R: Read> Parser<'_, R> {
         let first_part = self.parts.len();
         let mut sorted = true;
         let mut guess = 0;
+        let mut missing = message.required;
         loop {
             let likely = message.fields.get(guess..).unwrap_or_default();
             if let Some((ahead, field)) =
                 self.reader.takes_key(likely).and_then(|i| Some((i, likely.get(i)?)))
             {
-                let start = out.len();
-                if !self.whole_number(field, out) {
+                let (index, start) = (guess + ahead, out.len());
+                if !self.usual_value(field, out) {
                     self.field(message, field, out)?;
                 }
-                self.parts.push(Part { field: guess + ahead, start, end: out.len() });
-                guess += ahead + 1;
+                self.parts.push(Part { field: index, start, end: out.len() });
+                missing &= !(1 << index);
+                guess = index + 1;
                 continue;
             }
             if self.reader.takes_end() {
@@ -62,32 +64,44 @@ impl<R: Read> Parser<'_, R> {
                 self.field(message, field, out)?;
                 sorted &= index >= guess;
                 self.parts.push(Part { field: index, start, end: out.len() });
+                missing &= !(1 << index);
                 guess = index + 1;
             } else {
                 self.reader.skip()?;
             }
         }
-        let parts = self.parts.get_mut(first_part..).unwrap_or_default();
-        let mut required = message.fields.iter().enumerate().filter(|(_, field)| field.required);
-        if let Some((_, field)) = required.find(|(index, _)| !parts.iter().any(|part| part.field == *index)) {
+        if let Some(field) = message.fields.get(missing.trailing_zeros() as usize) {
             let what = format!("{}.{} is required, and not there", message.name, field.name);
             return Err(self.reader.error_at(place, what));
         }
         if !sorted {
-            rearrange(parts, base, out);
+            rearrange(self.parts.get_mut(first_part..).unwrap_or_default(), base, out);
         }
         self.parts.truncate(first_part);
         Ok(())
     }
 
-    /// The most frequent case of [`Self::field`]. If it is another, nothing is read.
-    fn whole_number(&mut self, field: &Field, out: &mut Vec<u8>) -> bool {
-        let (Type::Int(int), false) = (field.ty, field.repeated) else { return false };
-        let Some(bits) = self.reader.takes_whole_number(|value| bits_of_whole(int, value)) else {
+    /// The most frequent cases of [`Self::field`]. If it is another, nothing is read.
+    fn usual_value(&mut self, field: &Field, out: &mut Vec<u8>) -> bool {
+        if field.repeated {
             return false;
-        };
-        out.extend_from_slice(&field.wire_key);
-        put_number(wire_type_of(field.ty), bits, out);
+        }
+        match field.ty {
+            Type::Int(int) => {
+                let Some(bits) = self.reader.takes_whole_number(|value| bits_of_whole(int, value)) else {
+                    return false;
+                };
+                field.wire_key.put(out);
+                put_number(wire_type_of(field.ty), bits, out);
+            }
+            Type::String => {
+                let Some(text) = self.reader.takes_plain_string() else { return false };
+                field.wire_key.put(out);
+                put_varint(text.len() as u64, out);
+                out.extend_from_slice(text);
+            }
+            Type::Bool | Type::Bytes | Type::Enum(_) | Type::Message(_) => return false,
+        }
         true
     }
 
@@ -115,7 +129,7 @@ impl<R: Read> Parser<'_, R> {
             return Err(self.wrong(message, field, "an empty list"));
         }
         if field.packed {
-            out.extend(encoded_key(field.number, 2));
+            Short::key(field.number, 2).put(out);
             put_varint(packed.len() as u64, out);
             out.append(&mut packed);
         }
@@ -125,14 +139,16 @@ impl<R: Read> Parser<'_, R> {
     fn value(&mut self, message: &Message, field: &Field, keyed: bool, out: &mut Vec<u8>) -> Result<()> {
         let wire_type = wire_type_of(field.ty);
         if keyed {
-            out.extend_from_slice(&field.wire_key);
+            field.wire_key.put(out);
         }
         match field.ty {
             Type::Message(index) => {
                 self.expect(message, field, Next::Object)?;
                 let start = out.len();
+                // Room for the length, which is nearly always short.
+                out.push(0);
                 self.message(Schema::get().message(index), out)?;
-                put_length_before(start, out);
+                put_length(start, out);
             }
             Type::String => {
                 self.expect(message, field, Next::String)?;
@@ -168,10 +184,13 @@ impl<R: Read> Parser<'_, R> {
             Type::Enum(index) => {
                 self.expect(message, field, Next::String)?;
                 let names = Schema::get().enumeration(index);
-                let name = String::from_utf8_lossy(self.reader.string()?).into_owned();
-                let number = names.number_of(&name).and_then(|number| bits(Int::Int32, number.into()));
-                let unknown = || self.wrong(message, field, &format!("{name:?} is not in {}", names.name));
-                put_varint(number.ok_or_else(unknown)?, out);
+                let name = self.reader.string()?;
+                let Some(number) = names.number_of(name).and_then(|number| bits(Int::Int32, number.into()))
+                else {
+                    let what = format!("{:?} is not in {}", String::from_utf8_lossy(name), names.name);
+                    return Err(self.wrong(message, field, &what));
+                };
+                put_varint(number, out);
             }
             Type::Int(int) => {
                 let value = self.integer(message, field)?;
@@ -199,7 +218,7 @@ impl<R: Read> Parser<'_, R> {
         let words = address_words(&text)
             .ok_or_else(|| self.wrong(message, field, &format!("{text:?} is no address")))?;
         for word in words {
-            out.extend_from_slice(&field.wire_key);
+            field.wire_key.put(out);
             put_varint(word.into(), out);
         }
         Ok(())
@@ -262,12 +281,16 @@ fn plain_integer(text: &str) -> Result<i128, String> {
     Ok(if negative { -value } else { value })
 }
 
-/// Puts the length of all from `start` in front of it.
-fn put_length_before(start: usize, out: &mut Vec<u8>) {
-    let end = out.len();
-    put_varint((end - start) as u64, out);
-    let prefix = out.len() - end;
-    out.get_mut(start..).unwrap_or_default().rotate_right(prefix);
+/// Puts the length of all behind the byte at `start` there.
+fn put_length(start: usize, out: &mut Vec<u8>) {
+    let len = out.len() - start - 1;
+    if let (Ok(short @ ..0x80), Some(room)) = (u8::try_from(len), out.get_mut(start)) {
+        *room = short;
+        return;
+    }
+    let mut length = Vec::new();
+    put_varint(len as u64, &mut length);
+    out.splice(start..=start, length);
 }
 
 /// Brings the fields that lie behind `base` into the order of their numbers. Of a key that came twice the last counts.

@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::schema::Field;
 use crate::error::{ImageError, Result};
 
 /// Deepest nesting of objects and lists. The images need 10.
@@ -39,19 +38,19 @@ impl Next {
 /// Reads values in the order they come; whoever calls knows what comes next or asks [`Reader::next`].
 #[derive(Debug)]
 pub(super) struct Reader<R> {
-    input: R,
+    pub(super) input: R,
     path: PathBuf,
-    buf: Vec<u8>,
-    at: usize,
-    ended: bool,
-    line: u64,
+    pub(super) buf: Vec<u8>,
+    pub(super) at: usize,
+    pub(super) ended: bool,
+    pub(super) line: u64,
     /// Bytes of the current line that are in `buf` no more; the column is this and `at - line_start`.
-    line_before: u64,
-    line_start: usize,
+    pub(super) line_before: u64,
+    pub(super) line_start: usize,
     /// What is open, outermost first.
-    brackets: Vec<u8>,
+    pub(super) brackets: Vec<u8>,
     /// Nothing has been read of the innermost object or list.
-    first: bool,
+    pub(super) first: bool,
     /// The text of the value being kept, but for what is in `buf` from `kept_from`.
     kept: Option<Vec<u8>>,
     kept_from: usize,
@@ -62,7 +61,7 @@ pub(super) struct Reader<R> {
 }
 
 /// Where a value stands, for messages about it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
     pub(super) line: u64,
     pub(super) column: u64,
@@ -117,6 +116,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// What comes next. White space is passed over.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Next> {
         match self.peek_token()? {
             Some(b'{') => Ok(Next::Object),
@@ -155,78 +155,6 @@ impl<R: Read> Reader<R> {
         self.read_string()?;
         self.token(b':')?;
         Ok(Some(&self.string))
-    }
-
-    /// The index of the field, of the first few given, whose key comes next; then it has been read. A short cut for keys in
-    /// their usual order: on any doubt nothing is read, and [`Self::key`] decides.
-    pub(super) fn takes_key(&mut self, fields: &[Field]) -> Option<usize> {
-        const FEW: usize = 8;
-        let rest = self.buf.get(self.at..)?;
-        let mut at = 0;
-        if !self.first {
-            if rest.first() != Some(&b',') {
-                return None;
-            }
-            at = 1;
-        }
-        let mut line = None;
-        while let Some(byte @ (b' ' | b'\n')) = rest.get(at) {
-            at += 1;
-            if *byte == b'\n' && line.replace(at).is_some() {
-                return None;
-            }
-        }
-        let text = rest.get(at..)?;
-        // The second byte (the first is a quote) tells most names apart without a call.
-        let initial = text.get(1);
-        let matches = |field: &Field| field.json_key.get(1) == initial && text.starts_with(&field.json_key);
-        let index = fields.iter().take(FEW).position(matches)?;
-        if let Some(start) = line {
-            self.line += 1;
-            (self.line_before, self.line_start) = (0, self.at + start);
-        }
-        self.at += at + fields.get(index)?.json_key.len();
-        self.first = false;
-        Some(index)
-    }
-
-    /// Reads the bracket that ends an object, if it is what comes next, without a blank between. A short cut.
-    pub(super) fn takes_end(&mut self) -> bool {
-        let ends = self.buf.get(self.at) == Some(&b'}');
-        if ends {
-            self.take();
-            self.brackets.pop();
-            self.first = false;
-        }
-        ends
-    }
-
-    /// What `accept` makes of the whole number that comes next, if it is one without sign that is all in the buffer. A short
-    /// cut: without it nothing is read, and [`Self::next`] decides.
-    pub(super) fn takes_whole_number(&mut self, accept: impl FnOnce(u64) -> Option<u64>) -> Option<u64> {
-        const SURELY_FITS: usize = 19;
-        let rest = self.buf.get(self.at..)?;
-        let blank = usize::from(rest.first() == Some(&b' '));
-        let digits = rest.get(blank..)?;
-        let mut value = 0_u64;
-        let mut len = 0;
-        for byte in digits.iter().take(SURELY_FITS) {
-            let digit = byte.wrapping_sub(b'0');
-            if digit > 9 {
-                break;
-            }
-            value = value * 10 + u64::from(digit);
-            len += 1;
-        }
-        if len == 0 || !matches!(digits.get(len)?, b',' | b'}' | b']' | b'\n' | b' ') {
-            return None;
-        }
-        if len > 1 && digits.first() == Some(&b'0') {
-            return None;
-        }
-        let accepted = accept(value)?;
-        self.at += blank + len;
-        Some(accepted)
     }
 
     fn more(&mut self, end: u8) -> Result<bool> {
@@ -446,6 +374,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next byte that is no white space.
+    #[inline]
     fn peek_token(&mut self) -> Result<Option<u8>> {
         loop {
             let byte = self.peek()?;
@@ -469,7 +398,7 @@ impl<R: Read> Reader<R> {
         Ok(self.buf.get(self.at).copied())
     }
 
-    fn take(&mut self) {
+    pub(super) fn take(&mut self) {
         self.at += 1;
     }
 

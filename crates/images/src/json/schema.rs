@@ -22,6 +22,8 @@ pub(super) struct Schema {
 pub(super) struct Message {
     pub(super) name: String,
     pub(super) fields: Vec<Field>,
+    /// A bit for each required field, by index.
+    pub(super) required: u128,
 }
 
 #[derive(Debug)]
@@ -30,8 +32,11 @@ pub(super) struct Field {
     pub(super) name: String,
     /// The name as JSON has it: between quotes, with the colon.
     pub(super) json_key: Vec<u8>,
+    /// The first eight bytes of it, the first one lowest, and a mask of those that it has.
+    pub(super) key_word: u64,
+    pub(super) key_mask: u64,
     /// Number and wire type of a value that is not packed, as they are encoded.
-    pub(super) wire_key: Vec<u8>,
+    pub(super) wire_key: wire::Short,
     pub(super) repeated: bool,
     pub(super) required: bool,
     pub(super) packed: bool,
@@ -92,12 +97,43 @@ impl Enum {
         self.values.iter().find(|(n, _)| *n == number).map(|(_, name)| name.as_str())
     }
 
-    pub(super) fn number_of(&self, name: &str) -> Option<i32> {
-        self.values.iter().find(|(_, n)| n == name).map(|(number, _)| *number)
+    pub(super) fn number_of(&self, name: &[u8]) -> Option<i32> {
+        self.values.iter().find(|(_, n)| n.as_bytes() == name).map(|(number, _)| *number)
+    }
+}
+
+impl Field {
+    /// A plain one, neither repeated nor required.
+    pub(super) fn new(number: u32, name: &str, ty: Type) -> Self {
+        // Names in a schema need no escapes.
+        let json_key = format!("\"{name}\":").into_bytes();
+        let mut word = [0; 8];
+        word.iter_mut().zip(&json_key).for_each(|(to, from)| *to = *from);
+        let mask = word.map(|byte| if byte == 0 { 0 } else { 0xff });
+        Self {
+            wire_key: wire::Short::key(number, wire::wire_type_of(ty)),
+            number,
+            name: name.to_owned(),
+            json_key,
+            key_word: u64::from_le_bytes(word),
+            key_mask: u64::from_le_bytes(mask),
+            repeated: false,
+            required: false,
+            packed: false,
+            ty,
+            render: Render::Plain,
+        }
     }
 }
 
 impl Message {
+    /// `fields` in order of their number.
+    pub(super) fn new(name: String, fields: Vec<Field>) -> Self {
+        let required = fields.iter().enumerate().filter(|(_, field)| field.required);
+        let required = required.fold(0, |all, (index, _)| all | 1 << index);
+        Self { name, fields, required }
+    }
+
     /// The field and its index; looks first at `guess`, for fields mostly come in order.
     pub(super) fn by_number(&self, number: u32, guess: usize) -> Option<(usize, &Field)> {
         if let Some(field) = self.fields.get(guess).filter(|f| f.number == number) {
@@ -164,21 +200,17 @@ impl Schema {
         let field = |descriptor: FieldDescriptor| {
             let ty = ty(descriptor.kind())?;
             Some(Field {
-                wire_key: wire::encoded_key(descriptor.number(), wire::wire_type_of(ty)),
-                number: descriptor.number(),
-                name: descriptor.name().to_owned(),
-                json_key: json_key(descriptor.name()),
                 repeated: descriptor.cardinality() == Cardinality::Repeated,
                 required: descriptor.cardinality() == Cardinality::Required,
                 packed: descriptor.is_packed(),
-                ty,
                 render: render(&pool, &descriptor),
+                ..Field::new(descriptor.number(), descriptor.name(), ty)
             })
         };
         let messages = descriptors.iter().map(|m| {
             let mut fields: Vec<Field> = m.fields().filter_map(field).collect();
             fields.sort_by_key(|f| f.number);
-            Message { name: m.full_name().to_owned(), fields }
+            Message::new(m.full_name().to_owned(), fields)
         });
         let enums = enumerations.iter().map(|e| Enum {
             name: e.full_name().to_owned(),
@@ -189,11 +221,6 @@ impl Schema {
         let by_name = messages.iter().enumerate().map(|(i, m)| (m.name.clone(), i)).collect();
         Self { enums: enums.collect(), messages, by_name }
     }
-}
-
-/// Names in a schema need no escapes.
-pub(super) fn json_key(name: &str) -> Vec<u8> {
-    format!("\"{name}\":").into_bytes()
 }
 
 /// The options of a field, in the order of precedence.
@@ -242,6 +269,7 @@ mod tests {
         }
         for message in &schema.messages {
             assert!(message.fields.is_sorted_by_key(|f| f.number), "{}", message.name);
+            assert!(message.fields.len() <= 128, "{}: one bit for each", message.name);
         }
     }
 
