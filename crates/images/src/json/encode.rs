@@ -8,6 +8,7 @@ use super::parse::{Parser, Part};
 use super::parse_payload::{self, Wants};
 use super::read::{Place, Reader};
 use super::schema::{Message, Schema};
+use super::shape::{Note, Shape};
 use crate::Layout;
 use crate::error::{ImageError, Result};
 use crate::framing::ImageWriter;
@@ -66,7 +67,8 @@ fn put_entries<R: Read, W: Write>(row: &KindInfo, reader: &mut Reader<R>, output
     let first = schema.find(row.entry).expect("tests look each one up");
     let rest = row.rest.map_or(first, |name| schema.find(name).expect("tests look each one up"));
     let output = ImageWriter::new(row.kind, Layout::V11, IMAGE, output)?.into_inner()?;
-    let write = |out: &[u8], output: &mut &mut W| output.write_all(out).map_err(ImageError::io(IMAGE, "write"));
+    let write =
+        |out: &[u8], output: &mut &mut W| output.write_all(out).map_err(ImageError::io(IMAGE, "write"));
     let mut output = output;
     let mut message = first;
     let mut encoder = Encoder::new(row.payload);
@@ -97,11 +99,18 @@ pub(super) struct Encoder {
     payload: Payload,
     payload_bytes: Vec<u8>,
     parts: Vec<Part>,
+    /// What the last entries looked like.
+    shape: Option<Shape>,
+    /// Entries since the last one that had this shape.
+    strangers: u32,
+    notes: Vec<Note>,
+    open: Vec<usize>,
 }
 
 impl Encoder {
     fn new(payload: Payload) -> Self {
-        Self { payload, payload_bytes: Vec::new(), parts: Vec::new() }
+        let (parts, notes, open) = (Vec::new(), Vec::new(), Vec::new());
+        Self { payload, payload_bytes: Vec::new(), parts, shape: None, strangers: 0, notes, open }
     }
 
     /// Appends the entry that comes next: its size, the message, and what follows it.
@@ -112,23 +121,35 @@ impl Encoder {
         reader: &mut Reader<R>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
+        let start = out.len();
+        out.extend_from_slice(&[0; SIZE_LEN]);
+        if let Some(shape) = &self.shape
+            && shape.take(reader, &mut self.open, out)
+        {
+            self.strangers = 0;
+            return put_size(start, reader, out);
+        }
+        self.strangers = self.strangers.saturating_add(1);
         reader.next()?;
+        let (text_start, fills) = (reader.at, reader.fills);
+        // Where no entry is like the last one, taking notes each time would be in vain.
+        let learns = self.strangers.is_power_of_two() && self.payload == Payload::None;
         let place = reader.place();
         let mut extra = None;
         self.parts.clear();
-        let start = out.len();
-        out.extend_from_slice(&[0; SIZE_LEN]);
-        Parser { reader, parts: &mut self.parts, extra: Some(&mut extra) }.message(message, out)?;
-        let (sizes, encoded) = out.split_at_mut(start + SIZE_LEN);
-        let size = u32::try_from(encoded.len());
-        let size = size.map_err(|_| reader.error_at(place, "an entry of more than 4 GiB"))?;
-        if let Some(room) = sizes.last_chunk_mut() {
-            *room = size.to_le_bytes();
+        self.notes.clear();
+        let notes = learns.then_some(&mut self.notes);
+        Parser { reader, parts: &mut self.parts, extra: Some(&mut extra), notes }.message(message, out)?;
+        if learns && extra.is_none() && reader.fills == fills {
+            let (text, message) = (text_start..reader.at, start + SIZE_LEN);
+            self.shape = Shape::learn(text, &reader.buf, message, out, &self.notes);
         }
-        if self.payload == Payload::None && extra.is_none() {
+        put_size(start, reader, out)?;
+        if self.payload == Payload::None {
             return Ok(());
         }
         self.payload_bytes.clear();
+        let encoded = out.get(start + SIZE_LEN..).unwrap_or_default();
         let wants = Wants { payload: self.payload, is_head, message: encoded };
         match extra {
             None => parse_payload::without_extra(&wants).map_err(|what| reader.error_at(place, what))?,
@@ -140,4 +161,14 @@ impl Encoder {
         out.extend_from_slice(&self.payload_bytes);
         Ok(())
     }
+}
+
+/// Puts the size of the message that ends `out` where it was left out.
+fn put_size<R: Read>(start: usize, reader: &Reader<R>, out: &mut [u8]) -> Result<()> {
+    let (sizes, message) = out.split_at_mut(start + SIZE_LEN);
+    let size = u32::try_from(message.len()).map_err(|_| reader.error("an entry of more than 4 GiB"))?;
+    if let Some(room) = sizes.last_chunk_mut() {
+        *room = size.to_le_bytes();
+    }
+    Ok(())
 }

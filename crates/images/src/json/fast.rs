@@ -122,6 +122,13 @@ fn special_bytes(word: u64) -> u64 {
 #[inline]
 fn leading_number(text: &[u8]) -> Option<(u64, usize)> {
     const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+    // Most numbers are small.
+    if let [first, second, ..] = text
+        && second.wrapping_sub(b'0') > 9
+    {
+        let digit = first.wrapping_sub(b'0');
+        return Some(if digit > 9 { (0, 0) } else { (digit.into(), 1) });
+    }
     let mut value = 0_u64;
     let mut len = 0;
     for _ in 0..2 {
@@ -174,7 +181,7 @@ mod tests {
             }
         }
         assert_eq!(leading_number(b"-1                       "), Some((0, 0)));
-        assert_eq!(leading_number(b"1, "), None, "near the end the reader decides");
+        assert_eq!(leading_number(b"12, "), None, "near the end the reader decides");
         assert_eq!(eight_digits(u64::from_le_bytes([9; 8])), 99_999_999);
     }
 

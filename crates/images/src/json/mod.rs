@@ -15,6 +15,7 @@ mod read;
 mod render;
 mod ring;
 mod schema;
+mod shape;
 mod tables;
 mod text;
 mod wire;

@@ -5,8 +5,9 @@ use std::io::Read;
 use super::read::{Next, Place, Reader};
 use super::render::{address_words, device_value};
 use super::schema::{Field, Int, Message, Render, Schema, Type};
+use super::shape::{Note, Value, What};
 use super::text;
-use super::wire::{Short, bits, bits_of_whole, put_number, put_varint, wire_type_of};
+use super::wire::{Short, bits, put_number, put_varint, wire_type_of};
 use crate::error::Result;
 
 /// Reads the object of one entry.
@@ -16,6 +17,8 @@ pub(super) struct Parser<'r, R> {
     pub(super) parts: &'r mut Vec<Part>,
     /// Takes the text of the key `extra`, if it comes; only the outermost object has one.
     pub(super) extra: Option<&'r mut Option<(Vec<u8>, Place)>>,
+    /// Takes notes of what is read.
+    pub(super) notes: Option<&'r mut Vec<Note>>,
 }
 
 /// The bytes of one field in the output.
@@ -76,6 +79,9 @@ impl<R: Read> Parser<'_, R> {
         }
         if !sorted {
             rearrange(self.parts.get_mut(first_part..).unwrap_or_default(), base, out);
+            if let Some(notes) = &mut self.notes {
+                notes.push(Note { what: What::Moved, text: (0, 0), image: (0, 0) });
+            }
         }
         self.parts.truncate(first_part);
         Ok(())
@@ -83,26 +89,14 @@ impl<R: Read> Parser<'_, R> {
 
     /// The most frequent cases of [`Self::field`]. If it is another, nothing is read.
     fn usual_value(&mut self, field: &Field, out: &mut Vec<u8>) -> bool {
-        if field.repeated {
-            return false;
+        let Some(value) = Value::of(field) else { return false };
+        let (text, start) = (self.reader.at, out.len());
+        let taken = value.take(field.wire_key, self.reader, out);
+        if let (true, Some(notes)) = (taken, &mut self.notes) {
+            let what = What::Value(value, field.wire_key);
+            notes.push(Note { what, text: (text, self.reader.at), image: (start, out.len()) });
         }
-        match field.ty {
-            Type::Int(int) => {
-                let Some(bits) = self.reader.takes_whole_number(|value| bits_of_whole(int, value)) else {
-                    return false;
-                };
-                field.wire_key.put(out);
-                put_number(wire_type_of(field.ty), bits, out);
-            }
-            Type::String => {
-                let Some(text) = self.reader.takes_plain_string() else { return false };
-                field.wire_key.put(out);
-                put_varint(text.len() as u64, out);
-                out.extend_from_slice(text);
-            }
-            Type::Bool | Type::Bytes | Type::Enum(_) | Type::Message(_) => return false,
-        }
-        true
+        taken
     }
 
     fn field(&mut self, message: &Message, field: &Field, out: &mut Vec<u8>) -> Result<()> {
@@ -144,11 +138,25 @@ impl<R: Read> Parser<'_, R> {
         match field.ty {
             Type::Message(index) => {
                 self.expect(message, field, Next::Object)?;
-                let start = out.len();
+                let (text, start) = (self.reader.at, out.len());
                 // Room for the length, which is nearly always short.
                 out.push(0);
+                let first_note = self.notes.as_mut().map_or(0, |notes| {
+                    notes.push(Note { what: What::Open, text: (text, text), image: (start, start + 1) });
+                    notes.len()
+                });
                 self.message(Schema::get().message(index), out)?;
-                put_length(start, out);
+                let more_room = put_length(start, out);
+                if let Some(notes) = &mut self.notes {
+                    let (text, end) = (self.reader.at, out.len());
+                    for note in notes.get_mut(first_note..).unwrap_or_default() {
+                        note.image = (note.image.0 + more_room, note.image.1 + more_room);
+                    }
+                    if let Some(open) = first_note.checked_sub(1).and_then(|index| notes.get_mut(index)) {
+                        open.image.1 += more_room;
+                    }
+                    notes.push(Note { what: What::Close, text: (text, text), image: (end, end) });
+                }
             }
             Type::String => {
                 self.expect(message, field, Next::String)?;
@@ -281,16 +289,19 @@ fn plain_integer(text: &str) -> Result<i128, String> {
     Ok(if negative { -value } else { value })
 }
 
-/// Puts the length of all behind the byte at `start` there.
-fn put_length(start: usize, out: &mut Vec<u8>) {
+/// Puts the length of all behind the byte at `start` there, and returns how many bytes more than that one it needs.
+#[inline]
+pub(super) fn put_length(start: usize, out: &mut Vec<u8>) -> usize {
     let len = out.len() - start - 1;
     if let (Ok(short @ ..0x80), Some(room)) = (u8::try_from(len), out.get_mut(start)) {
         *room = short;
-        return;
+        return 0;
     }
     let mut length = Vec::new();
     put_varint(len as u64, &mut length);
+    let more = length.len() - 1;
     out.splice(start..=start, length);
+    more
 }
 
 /// Brings the fields that lie behind `base` into the order of their numbers. Of a key that came twice the last counts.

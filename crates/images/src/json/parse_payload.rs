@@ -153,7 +153,7 @@ fn messages<R: Read>(wanted: u64, reader: &mut Reader<R>, out: &mut Vec<u8>) -> 
     reader.open(b'[')?;
     while reader.element()? {
         let mut message = Vec::new();
-        Parser { reader, parts: &mut Vec::new(), extra: None }.message(row, &mut message)?;
+        Parser { reader, parts: &mut Vec::new(), extra: None, notes: None }.message(row, &mut message)?;
         let msize = proto::IpcMsg::decode(&*message).expect("encoded just now").msize;
         if !reader.element()? {
             return Err(reader.error("a message without text"));

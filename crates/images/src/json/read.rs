@@ -54,6 +54,8 @@ pub(super) struct Reader<R> {
     /// The text of the value being kept, but for what is in `buf` from `kept_from`.
     kept: Option<Vec<u8>>,
     kept_from: usize,
+    /// How often the buffer was filled: places in it mean something else then.
+    pub(super) fills: u64,
     /// The last string.
     string: Vec<u8>,
     /// Where in it bytes stand that are no UTF-8 of the input.
@@ -82,6 +84,7 @@ impl<R: Read> Reader<R> {
             first: true,
             kept: None,
             kept_from: 0,
+            fills: 0,
             string: Vec::new(),
             escaped_bytes: Vec::new(),
         }
@@ -413,6 +416,7 @@ impl<R: Read> Reader<R> {
         }
         self.line_before += (self.at - self.line_start) as u64;
         (self.at, self.line_start) = (0, 0);
+        self.fills += 1;
         self.buf.resize(BLOCK, 0);
         let read = loop {
             match self.input.read(&mut self.buf) {

@@ -17,10 +17,7 @@ pub(super) struct Ring<Job, Done> {
 
 impl<Job: Send, Done: Send> Ring<Job, Done> {
     /// One thread for each processor, each doing its own `work`; `None` where there is only one.
-    pub(super) fn start<'scope, W>(
-        scope: &'scope Scope<'scope, '_>,
-        work: impl Fn() -> W,
-    ) -> Option<Self>
+    pub(super) fn start<'scope, W>(scope: &'scope Scope<'scope, '_>, work: impl Fn() -> W) -> Option<Self>
     where
         W: FnMut(Job) -> Done + Send + 'scope,
         Job: 'scope,

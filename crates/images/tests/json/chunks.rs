@@ -89,7 +89,8 @@ fn an_error_is_where_it_stands() {
         });
         let json = format!("{{\"magic\": \"PAGEMAP\", \"entries\": [{{\"pages_id\": 1}}{between}{json}]}}");
         let at = json.find("oops").unwrap();
-        let (line, start) = (json[..at].matches('\n').count() + 1, json[..at].rfind('\n').map_or(0, |n| n + 1));
+        let (line, start) =
+            (json[..at].matches('\n').count() + 1, json[..at].rfind('\n').map_or(0, |n| n + 1));
         let mut out = Vec::new();
         let error = encode_image("json".as_ref(), json.as_bytes(), &mut out).unwrap_err().to_string();
         assert!(error.starts_with(&format!("json:{line}:{}: ", at - start + 1)), "{error}");

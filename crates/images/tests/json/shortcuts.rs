@@ -5,12 +5,12 @@ use std::io::Read;
 use super::encoded;
 use rewake_images::json::encode_image;
 
-/// Gives one byte at a time, so that nothing is ever all in the buffer.
-struct Dribble<'a>(&'a [u8]);
+/// Gives few bytes at a time, so that nothing is ever all in the buffer.
+struct Dribble<'a>(&'a [u8], usize);
 
 impl Read for Dribble<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let len = self.0.len().min(1);
+        let len = self.0.len().min(self.1);
         buf[..len].copy_from_slice(&self.0[..len]);
         self.0 = &self.0[len..];
         Ok(len)
@@ -24,9 +24,72 @@ fn byte_by_byte_the_image_is_the_same() {
             let path = super::testdata().join(format!("{name}{suffix}"));
             let json = std::fs::read(&path).unwrap();
             let mut out = Vec::new();
-            encode_image(&path, Dribble(&json), &mut out).unwrap();
+            encode_image(&path, Dribble(&json, 1), &mut out).unwrap();
             assert_eq!(out, std::fs::read(super::testdata().join(name)).unwrap(), "{name}{suffix}");
         }
+    }
+}
+
+/// What was learned from one entry must not be taken for the next one where they differ. In small pieces nothing is learned.
+#[test]
+fn entries_that_differ_from_those_before() {
+    let file = |id: &str, name: &str, more: &str| {
+        format!(
+            "{{\"type\": \"REG\", \"id\": {id}, \"reg\": {{\"id\": {id}, \"flags\": 0, \"pos\": 18446744073709551615, \"fown\": \
+             {{\"uid\": 0, \"euid\": 0, \"signum\": 0, \"pid_type\": 0, \"pid\": 0}}, \"name\": \"{name}\"{more}}}}}"
+        )
+    };
+    let long = "/long".repeat(60);
+    let mut kinds = vec![
+        file("1", "/a", ""),
+        file("4294967295", "/b", ""),
+        file("\"0x10\"", "/c", ""),
+        file("7", "/d\\n", ""),
+        file("7", "/e\u{e9}", ""),
+        file("7", "", ""),
+        file("7", &long, ""),
+        file("7", "/f", ", \"mode\": 7"),
+        file("7", "/f", ", \"unknown\": 7"),
+        file("7", "/f", ", \"pos\": 7"),
+        file("7", &long, ", \"mode\": 7"),
+        file("7", "/g", "").replace("REG", "PIPE"),
+        r#"{"type": "PIPE", "id": 5, "pipe": {"id": 5, "pipe_id": 9, "flags": 0, "fown": {"uid": 0, "euid": 0, "signum": 0,
+          "pid_type": 0, "pid": 0}}}"#
+            .to_owned(),
+        r#"{"id": 5, "type": "PIPE"}"#.to_owned(),
+        r#"{"type": "PIPE", "id": 5}"#.to_owned(),
+    ];
+    let broken: Vec<_> = kinds.iter().map(|entry| entry.replace(", ", ",\n      ")).collect();
+    kinds.extend(broken);
+    let mut state = 1_usize;
+    let mut entries = String::new();
+    for _ in 0..60 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let entry = &kinds[(state >> 33) % kinds.len()];
+        // Alone, and in a row, so that it is learned.
+        for _ in 0..(state >> 50) % 4 {
+            entries.push_str(if entries.is_empty() { "" } else { ", " });
+            entries.push_str(entry);
+        }
+    }
+    let json = format!("{{\"magic\": \"FILES\", \"entries\": [{entries}]}}");
+    let mut slowly = Vec::new();
+    encode_image("json".as_ref(), Dribble(json.as_bytes(), 17), &mut slowly).unwrap();
+    assert!(encoded("json".as_ref(), &json) == slowly);
+    // Errors stand where they stood.
+    let place = |json: &str, slow: bool| {
+        let mut out = Vec::new();
+        let found = if slow {
+            encode_image("json".as_ref(), Dribble(json.as_bytes(), 17), &mut out)
+        } else {
+            encode_image("json".as_ref(), json.as_bytes(), &mut out)
+        };
+        found.unwrap_err().to_string()
+    };
+    for wrong in ["4294967296", "-1", "01", "1.", "[]", "\"\"", "true1"] {
+        let bad = file("7", "/h", &format!(",\n\"mode\": {wrong}"));
+        let json = json.replace("]}", &format!(", {bad}]}}"));
+        assert_eq!(place(&json, false), place(&json, true), "{wrong}");
     }
 }
 
