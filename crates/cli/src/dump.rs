@@ -6,10 +6,14 @@ use std::time::Duration;
 use anyhow::Context;
 use rewake_dump::{After, DumpReport, Rounds};
 
+use crate::every::EveryArgs;
 use crate::files::FileArgs;
 use crate::target::{TargetArgs, frozen, memory_line, pages};
 
 /// Write a running process to a checkpoint
+///
+/// With --prev-images-dir, what did not change since that is left to it: pages are compared while the process runs and its
+/// writes are tracked, so that it stands only for those it writes meanwhile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -36,6 +40,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS", default_value_t = 10, requires = "pre_dumps")]
     max_freeze: u64,
     #[command(flatten)]
+    every: EveryArgs,
+    #[command(flatten)]
     files: FileArgs,
     /// Bytes of files that may be hashed, while the process still runs
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
@@ -58,6 +64,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
     options.snapshot = args.snapshot;
+    if let Some(code) = args.every.run(&args.target, &options, out)? {
+        return Ok(code);
+    }
     let rounds = args.pre_dumps.map(|rounds| match rounds {
         PreDumps::Fixed(count) => Rounds::Fixed(count),
         PreDumps::Auto => Rounds::Auto { max_freeze: Duration::from_millis(args.max_freeze) },

@@ -11,6 +11,7 @@ mod dedup;
 mod demo;
 mod diff;
 mod dump;
+mod every;
 mod files;
 mod inspect;
 mod log;
@@ -63,6 +64,8 @@ enum Command {
 
 /// Done, as asked.
 const DONE: u8 = 0;
+/// What was watched is not there any more.
+const ENDED: u8 = 1;
 /// It failed, and changed nothing.
 const FAILED: u8 = 2;
 

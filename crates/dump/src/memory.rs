@@ -58,7 +58,8 @@ pub(crate) enum Known<'a> {
     #[default]
     Nothing,
     /// Which of them may have been written, ascending, since they were the same: all of them, or only those in `same`.
-    Written { written: &'a [PageRun], same: Option<&'a [PageRun]> },
+    /// With `compare`, those that may have been written are compared.
+    Written { written: &'a [PageRun], same: Option<&'a [PageRun]>, compare: bool },
 }
 
 /// Writes memory into a checkpoint, as far as its parent does not have it.
@@ -150,12 +151,12 @@ impl<'a> Memory<'a> {
         let runs = self.chosen(areas, extra)?;
         let store = self.parent.and_then(|parent| parent.private.as_ref());
         let (compared, same) = match (store, self.known) {
-            (Some(store), Known::Written { written, same }) => {
+            (Some(store), Known::Written { written, same, compare }) => {
                 let theirs = match same {
                     Some(same) => common(&runs, same.iter().map(|run| (run.start, run.end()))),
                     None => common(&runs, store.runs().iter().map(|run| (run.vaddr, run.end()))),
                 };
-                (None, difference(&theirs, written))
+                (Some(store).filter(|_| compare), difference(&theirs, written))
             }
             (store, _) => (store, Vec::new()),
         };

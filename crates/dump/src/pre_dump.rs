@@ -54,7 +54,7 @@ pub(crate) fn pre_dump_with(
     let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
     memory.live = true;
     if let Some(written) = &written {
-        memory.known = Known::Written { written, same: None };
+        memory.known = Known::Written { written, same: None, compare: false };
     }
     memory.private(&areas, None)?;
     memory.shared(&shared_of_running(pid, &areas))?;

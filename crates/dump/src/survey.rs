@@ -101,9 +101,9 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     report.threads = task.cores.len();
     report.mappings = areas.len();
     report.descriptors = task.fdinfo.len();
-    let written = tracking.last_look(&areas)?;
+    let written = tracking.look_standing(&areas)?;
     let known = match &written {
-        Some(written) => Known::Written { written, same: same.as_deref() },
+        Some(written) => Known::Written { written, same: same.as_deref(), compare: tracking.is_lasting() },
         None => Known::Nothing,
     };
     let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);

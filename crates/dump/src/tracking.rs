@@ -16,6 +16,10 @@ use crate::sys;
 pub(crate) struct Tracking {
     pid: Pid,
     state: State,
+    /// It goes on after a dump.
+    lasting: bool,
+    /// Something that was told is not in any checkpoint.
+    distrusted: bool,
 }
 
 enum State {
@@ -39,7 +43,22 @@ impl std::fmt::Debug for State {
 impl Tracking {
     /// Of `pid`; nothing happens yet.
     pub(crate) fn new(pid: Pid) -> Self {
-        Self { pid, state: State::New }
+        Self { pid, state: State::New, lasting: false, distrusted: false }
+    }
+
+    /// Of `pid`, for many dumps.
+    pub(crate) fn lasting(pid: Pid) -> Self {
+        Self { lasting: true, ..Self::new(pid) }
+    }
+
+    /// Whether it goes on after a dump.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
+    /// The checkpoint for which there was a look was not made: the next look says that nobody knows.
+    pub(crate) fn distrust(&mut self) {
+        self.distrusted = true;
     }
 
     /// Whether writes are seen since the last look.
@@ -81,12 +100,17 @@ impl Tracking {
         }
     }
 
-    /// As [`Self::look`], of a process that stands, for the last time.
-    pub(crate) fn last_look(&mut self, areas: &[Area]) -> Result<Option<Vec<PageRun>>> {
-        match &mut self.state {
-            State::On(tracker) => tracker.written(areas).map(Some).map_err(DumpError::capture(self.pid)),
-            State::New | State::Off => Ok(None),
+    /// As [`Self::look`], of a process that stands.
+    pub(crate) fn look_standing(&mut self, areas: &[Area]) -> Result<Option<Vec<PageRun>>> {
+        let pid = self.pid;
+        let State::On(tracker) = &mut self.state else { return Ok(None) };
+        let written = tracker.written(areas).map_err(DumpError::capture(pid))?;
+        if self.lasting && tracker.wants_to_begin() {
+            tracker.begin(areas);
+            // What is written before it is armed would be missed.
+            tracker.arm().map_err(DumpError::capture(pid))?;
         }
+        Ok(Some(written).filter(|_| !std::mem::take(&mut self.distrusted)))
     }
 }
 

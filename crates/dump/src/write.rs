@@ -175,15 +175,21 @@ fn compressed(mut inventory: InventoryEntry, options: &DumpOptions) -> Inventory
 
 /// What a pre-dump, which is nothing but memory, says of itself.
 pub(crate) fn pre_dump_inventory(options: &DumpOptions) -> InventoryEntry {
-    const NO_LAYOUT: u32 = 0;
+    let inventory = InventoryEntry { dump_uptime: Some(uptime_us()), ..Default::default() };
+    compressed(as_pre_dump(inventory), options)
+}
+
+/// What a checkpoint says of itself of which only the memory is left.
+pub(crate) fn as_pre_dump(inventory: InventoryEntry) -> InventoryEntry {
     const CRIU_READ: u32 = 2; // criu_pre_dump_mode.VM_READ
-    let inventory = InventoryEntry {
-        img_version: NO_LAYOUT,
-        pre_dump_mode: Some(CRIU_READ),
-        dump_uptime: Some(uptime_us()),
-        ..Default::default()
-    };
-    compressed(inventory, options)
+    InventoryEntry { img_version: NO_LAYOUT, pre_dump_mode: Some(CRIU_READ), ..inventory }
+}
+
+const NO_LAYOUT: u32 = 0;
+
+/// Whether that is all there is.
+pub(crate) fn is_pre_dump(inventory: &InventoryEntry) -> bool {
+    inventory.img_version == NO_LAYOUT
 }
 
 /// Writes `stats-dump` beside the images of a checkpoint that is in its place: only now the times are known. Nothing reads

@@ -5,7 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use rewake_images::{Checkpoint, Kind, PageStore};
+use rewake_images::pagemap::parent_dir;
+use rewake_images::proto::PagemapHead;
+use rewake_images::{Checkpoint, ImageReader, Kind, PageStore};
 
 use crate::error::CaptureError;
 
@@ -31,38 +33,67 @@ pub fn dedup(dir: &Path) -> Result<DedupReport, CaptureError> {
     let mut report = DedupReport::default();
     for (kind, number, _) in Checkpoint::open(dir)?.images()? {
         if let (Kind::Pagemap | Kind::PagemapShmem, Some(number)) = (kind, number) {
-            ancestors_of(&PageStore::open(dir, kind, number)?, &mut report)?;
+            ancestors_of(&PageStore::open(dir, kind, number)?, kind, number, &mut report)?;
         }
     }
     Ok(report)
 }
 
-fn ancestors_of(store: &PageStore, report: &mut DedupReport) -> Result<(), CaptureError> {
-    let mut level = 1;
-    while let Some((path, file)) = store.pages_file(level) {
-        let failed = |source| CaptureError::Dedup { path: path.to_owned(), source };
-        let metadata = file.metadata().map_err(failed)?;
-        let mut needed: Vec<(u64, u64)> = store
-            .runs()
-            .iter()
-            .filter(|run| run.level == level)
-            .flat_map(|run| store.stored(run))
-            .map(|range| (range.start, range.end))
-            .collect();
-        needed.sort_unstable();
-        needed.push((metadata.len(), metadata.len()));
-        let writable = File::options().write(true).open(path).map_err(failed)?;
-        let mut at = 0;
-        for (start, end) in needed {
-            punch(&writable, at, start).map_err(|errno| failed(errno.into()))?;
-            at = at.max(end);
+fn ancestors_of(
+    store: &PageStore,
+    kind: Kind,
+    number: u64,
+    report: &mut DedupReport,
+) -> Result<(), CaptureError> {
+    let mut dirs = Vec::new();
+    while let Some((path, _)) = store.pages_file(dirs.len()) {
+        let level = dirs.len();
+        if level > 0 {
+            let runs = store.runs().iter().filter(|run| run.level == level);
+            let needed = runs.flat_map(|run| store.stored(run)).map(|range| (range.start, range.end));
+            free_but(path, needed.collect(), report)?;
         }
-        writable.sync_all().map_err(failed)?;
-        let now = file.metadata().map_err(failed)?;
-        report.files += 1;
-        report.freed_bytes += on_disk(&metadata).saturating_sub(on_disk(&now));
-        level += 1;
+        let dir = path.parent().map(Path::canonicalize);
+        dirs.push(dir.transpose().ok().flatten().unwrap_or_default());
     }
+    // The store goes back no further than pages are needed; what lies behind holds none that is. A link that leads nowhere,
+    // or back, is the end.
+    while let Some(parent) = dirs.last().and_then(|dir| parent_dir(dir).ok().flatten()) {
+        if dirs.contains(&parent) {
+            break;
+        }
+        let Some(pages) = pages_of(kind, &parent.join(kind.file_name(Some(number))))? else { break };
+        free_but(&parent.join(pages), Vec::new(), report)?;
+        dirs.push(parent);
+    }
+    Ok(())
+}
+
+/// Name of the pages file that a pagemap is about, if there is such a pagemap.
+fn pages_of(kind: Kind, pagemap: &Path) -> Result<Option<String>, CaptureError> {
+    if !pagemap.exists() {
+        return Ok(None);
+    }
+    let head = ImageReader::open(kind, pagemap)?.next_message::<PagemapHead>()?;
+    Ok(head.map(|(head, _)| Kind::Pages.file_name(Some(head.pages_id.into()))))
+}
+
+/// Frees all of a pages file but what is in `needed`.
+fn free_but(path: &Path, mut needed: Vec<(u64, u64)>, report: &mut DedupReport) -> Result<(), CaptureError> {
+    let failed = |source| CaptureError::Dedup { path: path.to_owned(), source };
+    let file = File::options().write(true).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    needed.sort_unstable();
+    needed.push((metadata.len(), metadata.len()));
+    let mut at = 0;
+    for (start, end) in needed {
+        punch(&file, at, start).map_err(|errno| failed(errno.into()))?;
+        at = at.max(end);
+    }
+    file.sync_all().map_err(failed)?;
+    let now = file.metadata().map_err(failed)?;
+    report.files += 1;
+    report.freed_bytes += on_disk(&metadata).saturating_sub(on_disk(&now));
     Ok(())
 }
 

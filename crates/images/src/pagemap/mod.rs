@@ -20,4 +20,4 @@ pub use entry::{flags_of, pages_of, pe};
 #[cfg(feature = "lz4")]
 pub use rewrite::{Rewritten, rewrite_pages};
 pub use run::PageRun;
-pub use store::{PARENT_LINK, PageStore};
+pub use store::{PARENT_LINK, PageStore, parent_dir};

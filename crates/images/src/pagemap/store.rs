@@ -166,6 +166,14 @@ fn canonical(dir: &Path) -> Result<PathBuf> {
     dir.canonicalize().map_err(ImageError::io(dir, "resolve"))
 }
 
+/// The directory of the parent of the checkpoint in `dir`, `None` if it has none.
+///
+/// # Errors
+/// [`ImageError::Invalid`] for a link that leads nowhere; [`ImageError::Io`].
+pub fn parent_dir(dir: &Path) -> Result<Option<PathBuf>> {
+    parent_of(&dir.join(PARENT_LINK))
+}
+
 /// The directory `link` leads to, `None` if there is no link. Archives and version control that cannot keep a symbolic link
 /// leave a small file with its text, which says the same.
 fn parent_of(link: &Path) -> Result<Option<PathBuf>> {

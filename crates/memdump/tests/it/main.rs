@@ -7,6 +7,7 @@
     reason = "helpers of tests"
 )]
 
+mod dedup;
 mod mapping;
 mod process;
 mod store;

@@ -5,6 +5,7 @@ mod bad;
 mod cancel;
 mod chain;
 mod compressed;
+mod periodic;
 mod programs;
 
 use std::path::Path;

@@ -1,11 +1,13 @@
 //! A process of a given size, for benches: `rewake-load READY [--memory BYTES] [--threads N] [--mappings N]
-//! [--descriptors N]`. It writes to the FIFO `READY` once everything is there, and then only waits.
+//! [--descriptors N] [--writes BYTES]`. It writes to the FIFO `READY` once everything is there, and then only waits, or
+//! writes so many bytes a second to its memory, a page after the other.
 #![allow(clippy::print_stderr, reason = "what is wrong with the arguments is told to whoever typed them")]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
@@ -18,12 +20,15 @@ struct Size {
     threads: usize,
     mappings: usize,
     descriptors: usize,
+    writes: usize,
 }
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((ready, size)) = parse(&args) else {
-        eprintln!("usage: rewake-load READY [--memory BYTES] [--threads N] [--mappings N] [--descriptors N]");
+        eprintln!(
+            "usage: rewake-load READY [--memory BYTES] [--threads N] [--mappings N] [--descriptors N] [--writes BYTES]"
+        );
         return ExitCode::from(2);
     };
     match hold(Path::new(ready), &size) {
@@ -46,6 +51,7 @@ fn parse(args: &[String]) -> Option<(&str, Size)> {
             "--threads" => size.threads = value,
             "--mappings" => size.mappings = value,
             "--descriptors" => size.descriptors = value,
+            "--writes" => size.writes = value,
             _ => return None,
         }
     }
@@ -53,7 +59,7 @@ fn parse(args: &[String]) -> Option<(&str, Size)> {
 }
 
 fn hold(ready: &Path, size: &Size) -> io::Result<std::convert::Infallible> {
-    let memory = noise(size.memory);
+    let mut memory = noise(size.memory);
     map(size.mappings)?;
     let directory = ready.parent().unwrap_or(Path::new("."));
     let files: Vec<File> = (0..size.descriptors)
@@ -71,6 +77,9 @@ fn hold(ready: &Path, size: &Size) -> io::Result<std::convert::Infallible> {
         })?;
     }
     fs::write(ready, "ready")?;
+    if size.writes > 0 && !memory.is_empty() {
+        write_on(&mut memory, size.writes);
+    }
     loop {
         std::thread::park();
         std::hint::black_box((&memory, &files));
@@ -88,6 +97,30 @@ fn noise(bytes: usize) -> Vec<u64> {
     })
     .take(bytes / size_of::<u64>())
     .collect()
+}
+
+const PAGE_BYTES: usize = 4096;
+
+/// Changes pages of `memory` for ever, so many bytes of them a second.
+fn write_on(memory: &mut [u64], bytes_a_second: usize) {
+    const TICKS: usize = 1000;
+    let pages_a_tick = bytes_a_second.div_ceil(PAGE_BYTES * TICKS);
+    let tick = Duration::from_secs(1) / u32::try_from(TICKS).expect("a small number");
+    let mut next = Instant::now();
+    let words = PAGE_BYTES / size_of::<u64>();
+    let mut at = 0;
+    loop {
+        for _ in 0..pages_a_tick {
+            if let Some(word) = memory.get_mut(at) {
+                *word = word.wrapping_add(1);
+            }
+            at = if at + words < memory.len() { at + words } else { 0 };
+        }
+        std::hint::black_box(&memory);
+        // What it is late it does not catch up with: after a stop it goes on as before.
+        next = next.max(Instant::now()) + tick;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// Mappings of a page each, every second one read-only, or the kernel would make one of them.
