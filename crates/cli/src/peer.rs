@@ -2,11 +2,12 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use rewake_dump::MemoryTarget;
-use rewake_pageserver::{Connection, Endpoint, Plain, Sender, adopt, inherited};
+use rewake_pageserver::{Connection, Endpoint, Plain, Sender, TlsFiles, adopt, inherited};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PeerArgs {
@@ -19,25 +20,58 @@ pub(crate) struct PeerArgs {
     /// Talk over this descriptor, a connected socket that was inherited
     #[arg(long, value_name = "FD", conflicts_with_all = ["address", "port"])]
     pub(crate) ps_socket: Option<RawFd>,
+    /// Encrypt the connection; both sides show a certificate
+    #[arg(long)]
+    tls: bool,
+    /// Certificates of those who vouch for the other side
+    #[arg(long, value_name = "FILE", default_value = "/etc/pki/CA/cacert.pem")]
+    tls_cacert: PathBuf,
+    /// Certificates they have taken back [default: /etc/pki/CA/cacrl.pem if it is there]
+    #[arg(long, value_name = "FILE")]
+    tls_cacrl: Option<PathBuf>,
+    /// Our certificate
+    #[arg(long, value_name = "FILE", default_value = "/etc/pki/criu/cert.pem")]
+    tls_cert: PathBuf,
+    /// Its private key
+    #[arg(long, value_name = "FILE", default_value = "/etc/pki/criu/private/key.pem")]
+    tls_key: PathBuf,
+    /// Take whatever name the certificate of the other side is for
+    #[arg(long)]
+    tls_no_cn_verify: bool,
 }
+
+/// Where a list of certificates that were taken back is looked for.
+const CRL: &str = "/etc/pki/CA/cacrl.pem";
 
 impl PeerArgs {
     /// The page server, to send memory to.
     pub(crate) fn sender(&self) -> anyhow::Result<Arc<dyn MemoryTarget>> {
         let sender = Sender::new(self.connect()?);
-        Ok(Arc::new(if self.ps_socket.is_some() { sender.keeping_socket() } else { sender }))
+        let sender = if self.ps_socket.is_some() { sender.keeping_socket() } else { sender };
+        // It may not want us, or be something else.
+        sender.greet().context("this is no page server for us")?;
+        Ok(Arc::new(sender))
     }
 
-    fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+    pub(crate) fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+        let address = self.address.as_deref().unwrap_or("127.0.0.1");
         let stream = match self.socket()? {
             Some(stream) => stream,
             None => {
-                let port = self.port.context("--page-server needs a --port")?;
-                let address = self.address.clone().unwrap_or_else(|| "127.0.0.1".to_owned());
-                Endpoint { address, port }.connect()?
+                let port = self.port.context("a page server needs a --port")?;
+                Endpoint { address: address.to_owned(), port }.connect()?
             }
         };
-        Ok(Box::new(Plain::new(stream)?))
+        if !self.tls {
+            return Ok(Box::new(Plain::new(stream)?));
+        }
+        let name = if self.tls_no_cn_verify { None } else { Some(address) };
+        Ok(self.files().connect(stream, name)?)
+    }
+
+    fn files(&self) -> TlsFiles {
+        let crl = self.tls_cacrl.clone().or_else(|| Some(PathBuf::from(CRL)).filter(|path| path.exists()));
+        TlsFiles { ca: self.tls_cacert.clone(), crl, cert: self.tls_cert.clone(), key: self.tls_key.clone() }
     }
 
     /// The socket that was inherited, if it is to be that.
@@ -55,6 +89,6 @@ impl PeerArgs {
 
     /// Talks to whoever is at the other end of `stream`.
     pub(crate) fn answer(&self, stream: TcpStream) -> anyhow::Result<Box<dyn Connection>> {
-        Ok(Box::new(Plain::new(stream)?))
+        if self.tls { Ok(self.files().accept(stream)?) } else { Ok(Box::new(Plain::new(stream)?)) }
     }
 }

@@ -65,6 +65,12 @@ pub enum ProtocolError {
         /// What was asked.
         request: &'static str,
     },
+    /// Neither yes nor no. What does not speak the protocol at all is mostly found out by this.
+    #[error("the answer {answer} is neither yes nor no")]
+    NoAnswer {
+        /// What came.
+        answer: i32,
+    },
     /// An answer to something else.
     #[error("an answer about {pages} pages at {vaddr:#x}, which nobody asked for")]
     Answer {
@@ -134,9 +140,6 @@ pub enum PageServerError {
         /// What is wrong with it.
         problem: String,
     },
-    /// This was built without encryption.
-    #[error("this was built without TLS")]
-    NoTls,
 }
 
 /// The error of a file.

@@ -16,6 +16,8 @@ mod lend;
 mod receive;
 mod send;
 mod sys;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 pub use connection::{Connection, Endpoint, Plain, accept, adopt};
@@ -26,4 +28,6 @@ pub use lend::{LendReport, Lender};
 pub use receive::{Receiver, receive};
 pub use send::Sender;
 pub use sys::inherited;
+#[cfg(feature = "tls")]
+pub use tls::TlsFiles;
 pub use wire::{Object, REQUEST_BYTES, Request, Span};

@@ -23,6 +23,16 @@ impl Sender {
         Self { connection: Mutex::new(connection), keeping_socket: false }
     }
 
+    /// Asks the server something, so that one that is none, or does not want us, is known before a process stands still
+    /// for it.
+    ///
+    /// # Errors
+    /// If the answer makes no sense, or there is none.
+    pub fn greet(&self) -> Result<()> {
+        let object = object(Kind::Pagemap, 1)?;
+        yes(i32::from_le_bytes(self.ask(Request::HasParent { object })?)).map(drop)
+    }
+
     /// The socket belongs to somebody else: the server is told to end instead of seeing it closed.
     #[must_use]
     pub fn keeping_socket(self) -> Self {
@@ -55,6 +65,14 @@ impl Sender {
     }
 }
 
+fn yes(answer: i32) -> Result<bool> {
+    match answer {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(ProtocolError::NoAnswer { answer }.into()),
+    }
+}
+
 fn sink(source: PageServerError) -> CaptureError {
     CaptureError::Sink { source: Box::new(source) }
 }
@@ -67,7 +85,7 @@ impl MemoryTarget for Sender {
     fn has_parent(&self, kind: Kind, number: u64) -> Result<bool, CaptureError> {
         let object = object(kind, number).map_err(sink)?;
         let answer = self.ask(Request::HasParent { object }).map_err(sink)?;
-        Ok(i32::from_le_bytes(answer) != 0)
+        yes(i32::from_le_bytes(answer)).map_err(sink)
     }
 
     fn open<'a>(
@@ -77,7 +95,8 @@ impl MemoryTarget for Sender {
         in_parent: &'a [PageRun],
     ) -> Result<Box<dyn PageSink + 'a>, CaptureError> {
         let object = object(kind, number).map_err(sink)?;
-        let [_has_parent] = self.ask(Request::Open { object, answered: true }).map_err(sink)?;
+        let [has_parent] = self.ask(Request::Open { object, answered: true }).map_err(sink)?;
+        yes(has_parent.into()).map_err(sink)?;
         Ok(Box::new(Sending { sender: self, object, in_parent: Mutex::new(in_parent) }))
     }
 

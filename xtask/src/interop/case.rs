@@ -14,7 +14,7 @@ use super::ways::Way;
 use crate::peer::Peer;
 
 /// How long a dumped process may take to be gone.
-const END_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Images that the peer's tool does not decode: memory contents have no entries, and the images of our own kinds are
 /// unknown to it.
@@ -130,7 +130,7 @@ impl Case {
 
 /// Runs a program to its end; what it said is the reason of its failure. Output goes to files, as a detached process
 /// may hold the descriptors open for long.
-fn finish(command: &mut Command, name: &str) -> Result<()> {
+pub(super) fn finish(command: &mut Command, name: &str) -> Result<()> {
     let output = tempfile::tempfile()?;
     command.stdin(std::process::Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
     let status = command.status().with_context(|| format!("starting {name}"))?;

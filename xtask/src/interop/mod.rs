@@ -3,6 +3,8 @@
 mod case;
 mod files;
 mod known;
+mod pages;
+mod pki;
 mod runs;
 mod ways;
 
@@ -15,6 +17,7 @@ use crate::peer::{self, Peer};
 /// What `interop` understands.
 pub(crate) const USAGE: &str =
     "  interop run [SCENARIO…]       take the scenarios of the testkit from rewake to CRIU and back
+  interop pages                 memory sent to a page server, with CRIU in each part
   interop files                 what both refuse and accept of changed files
   interop setup [--mirror URI]  fetch and unpack the CRIU to test against
   interop criu [--] ARGS        run that criu
@@ -26,8 +29,9 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         ["setup"] => return peer::setup(None),
         ["setup", "--mirror", mirror] => return peer::setup(Some(mirror)),
         ["run"] => {
-            let files = runs::build().and_then(|rewake| files::run(&rewake));
-            return runs::run(&[]).and(files);
+            let rewake = runs::build()?;
+            let others = files::run(&rewake).and(pages::run(&rewake));
+            return runs::run(&[]).and(others);
         }
         ["run", names @ ..] => return runs::run(names),
         // How `run` starts itself inside a namespace.
@@ -38,6 +42,13 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         ["files"] => {
             Peer::open()?;
             return files::run(&runs::build()?);
+        }
+        ["pages"] => {
+            Peer::open()?;
+            return pages::run(&runs::build()?);
+        }
+        ["pages-case", route, scenario, rewake, dir] => {
+            return pages::case(route, scenario, Path::new(rewake), Path::new(dir));
         }
         ["files-case", dumper, rewake, dir] => return files::case(dumper, Path::new(rewake), Path::new(dir)),
         ["criu", rest @ ..] => (Peer::open()?.criu(), rest),

@@ -4,6 +4,8 @@
 mod bad;
 mod lend;
 mod roundtrip;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fs;
 use std::net::TcpStream;
