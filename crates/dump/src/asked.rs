@@ -1,7 +1,5 @@
 //! What only the task itself can tell: one table of system calls for the process, a short one for every thread.
 
-use std::os::fd::RawFd;
-
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use rewake_images::extra::OptionExtra;
@@ -43,8 +41,6 @@ pub(crate) struct ProcessState {
     pub(crate) timer_slack_ns: u64,
     /// What else prctl(2) sets for the address space.
     pub(crate) options: Vec<OptionExtra>,
-    /// Close-on-exec flags, in the order asked for.
-    pub(crate) fd_flags: Vec<u32>,
 }
 
 /// Options of prctl(2) that libc has no names for.
@@ -82,7 +78,7 @@ pub(crate) struct ThreadState {
 }
 
 /// Asks the process.
-pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd]) -> Result<ProcessState> {
+pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32]) -> Result<ProcessState> {
     const MEMBARRIER_GET_REGISTRATIONS: u64 = 512;
     let pid = remote.pid();
     let base = remote.data();
@@ -105,10 +101,6 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd])
     calls.push(Call::new(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]));
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MDWE]));
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MEMORY_MERGE]));
-    let fd_calls = fds
-        .iter()
-        .map(|&fd| Call::new(libc::SYS_fcntl, &[u64::from(fd.unsigned_abs()), number(libc::F_GETFD)]));
-    calls.extend(fd_calls);
     remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
 
     let mut bytes = vec![0; usize::try_from(POSIX_TIMERS).expect("small")];
@@ -139,14 +131,6 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32], fds: &[RawFd])
     let mut setting = || results.next().map_or(Err(Errno::ENOSYS), Call::result);
     state.options.extend(changed(pr::SET_MDWE, setting(), 0));
     state.options.extend(changed(pr::SET_MEMORY_MERGE, setting(), 0));
-    for result in results {
-        let flags = result.result();
-        state.fd_flags.push(low(flags.map_err(|source| DumpError::Remote {
-            pid,
-            call: "fcntl(F_GETFD)",
-            source,
-        })?));
-    }
     state.posix_timers = posix_timers(remote, timer_ids)?;
     Ok(state)
 }

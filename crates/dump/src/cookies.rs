@@ -17,8 +17,7 @@ use rewake_filecheck::{
 use rewake_images::proto::RegFileEntry;
 use rewake_memdump::{Area, AreaKind, Prot, VmFlags};
 
-use crate::objects::{FileTable, NamedFile};
-use crate::preflight::list;
+use crate::objects::{FileTable, Glance, NamedFile};
 use crate::survey::Task;
 
 /// How files are looked at during a dump.
@@ -67,7 +66,7 @@ pub(crate) struct FileCookies {
 impl FileCookies {
     /// Hashes the files of a process that runs, as far as the policy asks for it and the budget goes. Whatever goes
     /// wrong is told when the cookies are taken.
-    pub(crate) fn prepare(pid: Pid, areas: &[Area], options: &FileOptions) -> Self {
+    pub(crate) fn prepare(pid: Pid, areas: &[Area], descriptors: &[Glance], options: &FileOptions) -> Self {
         let budget = Budget::within(options.hash_bytes, options.hash_time);
         let mut hashing = Hashing::unlimited().with_verity(measure_verity).with_budget(budget);
         if let Some(path) = &options.cache {
@@ -77,7 +76,7 @@ impl FileCookies {
             }
         }
         let mut lacking = HashMap::new();
-        let mut seen = seen(pid, areas);
+        let mut seen = seen(pid, areas, descriptors);
         seen.sort_by_key(|file| file.state.size);
         for file in seen {
             // An exception only asks for less.
@@ -209,38 +208,38 @@ fn writable(flags: u32) -> bool {
     flags & libc::O_ACCMODE.unsigned_abs() != libc::O_RDONLY.unsigned_abs()
 }
 
-/// The regular files that a process has mapped or open at this moment, each once with everything that is done with it.
-fn seen(pid: Pid, areas: &[Area]) -> Vec<Seen> {
+/// The regular files that a process had mapped or open, each once with everything that is done with it.
+fn seen(pid: Pid, areas: &[Area], descriptors: &[Glance]) -> Vec<Seen> {
     let mut all: HashMap<Identity, Seen> = HashMap::new();
-    let mut note = |link: PathBuf, executable: bool, writable: bool| {
-        // Of thousands of descriptors most need no more than this.
-        let Ok(state) = FileState::at(&link) else { return };
+    let mut note = |state: FileState, link: &dyn Fn() -> PathBuf, executable: bool, writable: bool| {
         if state.is_regular() {
-            let file = all.entry(identity(&state)).or_insert(Seen { link, state, role: Role::default() });
+            let file = all.entry(identity(&state)).or_insert_with(|| Seen {
+                link: link(),
+                state,
+                role: Role::default(),
+            });
             file.role.executable |= executable;
             file.role.writable |= writable;
         }
     };
-    note(PathBuf::from(format!("/proc/{pid}/exe")), true, false);
-    for area in areas {
-        if matches!(area.kind, AreaKind::FilePrivate | AreaKind::FileShared) {
-            let writable = area.shared && area.vm_flags.contains(VmFlags::MAY_WRITE);
-            note(area.map_files(pid), area.prot.contains(Prot::EXEC), writable);
+    let mapped =
+        areas.iter().filter(|area| matches!(area.kind, AreaKind::FilePrivate | AreaKind::FileShared));
+    let mapped = mapped.map(|area| {
+        let writable = area.shared && area.vm_flags.contains(VmFlags::MAY_WRITE);
+        (area.map_files(pid), area.prot.contains(Prot::EXEC), writable)
+    });
+    let exe = (PathBuf::from(format!("/proc/{pid}/exe")), true, false);
+    for (link, executable, is_writable) in std::iter::once(exe).chain(mapped) {
+        // Unmapped since, if it is not there.
+        if let Ok(state) = FileState::at(&link) {
+            note(state, &|| link.clone(), executable, is_writable);
         }
     }
-    for fd in list(pid, "fd").unwrap_or_default() {
-        let link = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
-        let writable = open_for_writing(&link);
-        note(link, false, writable);
+    for glance in descriptors {
+        let link = || PathBuf::from(format!("/proc/{pid}/fd/{}", glance.fd));
+        note(FileState::from(&glance.stat), &link, false, writable(glance.flags));
     }
     all.into_values().collect()
-}
-
-/// The permissions of the link tell how the file is open. proc_pid_fd(5).
-fn open_for_writing(link: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    const OWNER_WRITES: u32 = 0o200;
-    std::fs::symlink_metadata(link).is_ok_and(|link| link.permissions().mode() & OWNER_WRITES != 0)
 }
 
 #[cfg(test)]
@@ -284,7 +283,7 @@ mod tests {
     fn hashes_taken_while_it_runs_are_there_when_it_stands() {
         with_process(|pid, program| {
             let areas = rewake_memdump::areas(pid).unwrap();
-            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let mut cookies = FileCookies::prepare(pid, &areas, &[], &FileOptions::default());
             let reg = taken(&mut cookies, pid);
             assert_eq!(reg.size, Some(std::fs::metadata(program).unwrap().len()));
             assert!(!reg.build_id.is_empty(), "distributions build with build-ids");
@@ -297,7 +296,7 @@ mod tests {
     fn a_file_that_changes_in_between_is_not_hashed_again_but_told() {
         with_process(|pid, program| {
             let areas = rewake_memdump::areas(pid).unwrap();
-            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let mut cookies = FileCookies::prepare(pid, &areas, &[], &FileOptions::default());
             let hashed = cookies.hashing.bytes_hashed();
             std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o700)).unwrap();
             let reg = taken(&mut cookies, pid);
@@ -317,7 +316,7 @@ mod tests {
     fn contents_of_a_file_open_for_writing_are_not_hashed() {
         with_process(|pid, program| {
             let areas = rewake_memdump::areas(pid).unwrap();
-            let mut cookies = FileCookies::prepare(pid, &areas, &FileOptions::default());
+            let mut cookies = FileCookies::prepare(pid, &areas, &[], &FileOptions::default());
             let mut files = FileTable::new(0);
             let read = files.add_link(pid, "exe", 0).unwrap().id;
             // The same file again, as if it were open for writing.

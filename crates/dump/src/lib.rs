@@ -24,6 +24,7 @@ mod memory;
 mod mm;
 mod objects;
 mod options;
+mod parallel;
 mod periodic;
 mod pre_dump;
 mod preflight;

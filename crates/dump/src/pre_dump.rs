@@ -6,9 +6,9 @@ use rewake_images::CheckpointWriter;
 
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::shared_of_running;
+use crate::objects::{LockSearch, shared_of_running};
 use crate::options::{DumpOptions, DumpReport};
-use crate::preflight::preflight_with;
+use crate::preflight::{self, Running};
 use crate::survey::finished;
 use crate::tracking::Tracking;
 use crate::write;
@@ -36,10 +36,8 @@ pub(crate) fn pre_dump_with(
         None => areas,
     };
     let areas = || rewake_memdump::areas(pid).map_err(DumpError::capture(pid));
-    let (obstacles, areas) = preflight_with(pid, || areas().map(unmarked))?;
-    if !obstacles.is_empty() {
-        return Err(DumpError::Obstacles { obstacles });
-    }
+    let looked = preflight::look(pid, LockSearch::Quick, || areas().map(unmarked))?;
+    let Running { areas, .. } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
     // Of memory at another place there is nothing here to compare with.

@@ -6,14 +6,13 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
 
-use nix::sys::stat::FileStat;
 use nix::unistd::Pid;
 use rewake_memdump::Area;
 
 use crate::error::{DumpError, Result};
-use crate::mm;
-use crate::objects::{self, DescriptorTable, ObjectKind, OpenFile, Refusal};
+use crate::objects::{self, DescriptorTable, Glance, LockSearch, ObjectKind, OpenFile, Refusal};
 use crate::proc::{self, Stat, Status};
+use crate::{mm, parallel};
 
 /// Something that cannot be dumped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -43,30 +42,54 @@ impl fmt::Display for Obstacle {
 /// [`DumpError::Proc`] for a process that is not there or may not be looked at.
 pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
     let maps = || rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source });
-    preflight_with(pid, maps).map(|(obstacles, _)| obstacles)
+    look(pid, LockSearch::Thorough, maps).map(|found| found.obstacles)
 }
 
-/// As [`preflight`], with the mappings that the caller reads; gives them back.
-pub(crate) fn preflight_with(
+/// What a look at a process found while it ran.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    obstacles: Vec<Obstacle>,
+    running: Running,
+}
+
+/// A process that runs, as it was when it was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) areas: Vec<Area>,
+    /// By number, ascending.
+    pub(crate) descriptors: Vec<Glance>,
+}
+
+impl Looked {
+    /// What was seen of the process, if nothing stands in the way of dumping it.
+    pub(crate) fn unobstructed(self) -> Result<Running> {
+        let Self { obstacles, running } = self;
+        if obstacles.is_empty() { Ok(running) } else { Err(DumpError::Obstacles { obstacles }) }
+    }
+}
+
+/// As [`preflight`], with the mappings that the caller reads.
+pub(crate) fn look(
     pid: Pid,
+    search: LockSearch,
     areas: impl FnOnce() -> Result<Vec<Area>>,
-) -> Result<(Vec<Obstacle>, Vec<Area>)> {
+) -> Result<Looked> {
     let mut found = Findings { pid, obstacles: Vec::new() };
     let stat = Stat::read(pid)?;
     let status = Status::read(pid)?;
     if let Some(refusal) = kind_of_process(pid, &stat, &status) {
         found.add("the process", refusal);
-        return Ok((found.obstacles, Vec::new()));
+        return Ok(Looked { obstacles: found.obstacles, running: Running::default() });
     }
     process(&mut found, &stat, &status)?;
-    descriptors(&mut found)?;
+    let descriptors = descriptors(&mut found, status.fd_size, search)?;
     let areas = areas()?;
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             found.add(&format!("memory {:#x}-{:#x}", area.start, area.end), refusal);
         }
     }
-    Ok((found.obstacles, areas))
+    Ok(Looked { obstacles: found.obstacles, running: Running { areas, descriptors } })
 }
 
 struct Findings {
@@ -165,47 +188,47 @@ pub(crate) fn list(pid: Pid, dir: &str) -> Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-fn descriptors(found: &mut Findings) -> Result<()> {
-    let pid = found.pid;
-    let table = DescriptorTable::open(pid)?;
+fn descriptors(found: &mut Findings, size: u32, search: LockSearch) -> Result<Vec<Glance>> {
+    let table = DescriptorTable::open(found.pid)?;
     let mut pipes = Pipes::default();
-    for fd in list(pid, "fd")? {
-        // Closed since it was listed.
-        let Some((stat, link)) = table.glance(fd)? else { continue };
-        let object = || format!("descriptor {fd} ({})", link.display());
-        for lock in locks(&table, fd, &stat)? {
-            found.add(&object(), lock);
+    let mut seen = Vec::new();
+    let look = |&fd: &RawFd| -> Result<_> {
+        let glance = table.glance(fd, search)?;
+        Ok(glance.map(|glance| (of_descriptor(&glance), glance)))
+    };
+    parallel::in_order(&table.numbers(size)?, look, |glance| {
+        let Some((kind, glance)) = glance else { return Ok(()) };
+        let object = || format!("descriptor {} ({})", glance.fd, glance.link.display());
+        for lock in &glance.locks {
+            found.add(&object(), locked(lock));
         }
-        match objects::classify(&stat, &link) {
+        match kind {
             Err(refusal) => found.add(&object(), refusal),
-            Ok(ObjectKind::Path | ObjectKind::Fifo) if stat.st_nlink > 0 => {
-                if let Err(refusal) = objects::reachable(&link, &stat) {
-                    found.add(&object(), refusal);
-                }
-            }
-            Ok(ObjectKind::Pipe) => match table.take(fd) {
-                Ok(file) => pipes.add(file),
-                Err(DumpError::Call { source: nix::errno::Errno::EBADF, .. }) => {}
-                Err(e) => return Err(e),
-            },
+            // Unless it was closed meanwhile.
+            Ok(ObjectKind::Pipe) => table.take(glance.fd, None)?.into_iter().for_each(|file| pipes.add(file)),
             Ok(_) => {}
         }
-    }
+        seen.push(glance);
+        Ok(())
+    })?;
     for (object, refusal) in pipes.foreign() {
         found.add(&object, refusal);
     }
-    Ok(())
+    Ok(seen)
 }
 
-/// File locks and leases taken through a descriptor; only regular files and directories have them.
-pub(crate) fn locks(table: &DescriptorTable, fd: RawFd, stat: &FileStat) -> Result<Vec<Refusal>> {
-    if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
-        return Ok(Vec::new());
+/// What kind of object it leads to, if that can be dumped.
+fn of_descriptor(glance: &Glance) -> Result<ObjectKind, Refusal> {
+    let kind = objects::classify(&glance.stat, &glance.link)?;
+    if matches!(kind, ObjectKind::Path | ObjectKind::Fifo) && glance.stat.st_nlink > 0 {
+        objects::reachable(&glance.link, &glance.stat)?;
     }
-    let refusal = |lock: String| {
-        refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it")
-    };
-    Ok(table.locks(fd)?.into_iter().map(refusal).collect())
+    Ok(kind)
+}
+
+/// A file lock, as proc_locks(5) has it.
+pub(crate) fn locked(lock: &str) -> Refusal {
+    refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it")
 }
 
 /// Ends of pipes, to find those whose other end is outside.

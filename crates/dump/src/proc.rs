@@ -87,6 +87,8 @@ impl Stat {
 pub(crate) struct Status {
     pub(crate) tgid: i32,
     pub(crate) umask: u32,
+    /// Size of the table of descriptors: all numbers are below it.
+    pub(crate) fd_size: u32,
     /// Real, effective, saved, file system.
     pub(crate) uids: [u32; 4],
     /// Real, effective, saved, file system.
@@ -119,6 +121,7 @@ impl Status {
         let cap = |name| u64::from_str_radix(field(name)?, 16).ok();
         Some(Self {
             tgid: field("Tgid")?.parse().ok()?,
+            fd_size: field("FDSize").and_then(|size| size.parse().ok()).unwrap_or(u32::MAX),
             umask: u32::from_str_radix(field("Umask").unwrap_or("0"), 8).ok()?,
             uids: numbers("Uid")?.try_into().ok()?,
             gids: numbers("Gid")?.try_into().ok()?,

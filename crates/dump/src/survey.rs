@@ -15,13 +15,13 @@ use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{DescriptorTable, FileTable, refused};
+use crate::objects::{DescriptorTable, FileTable, Glance, LockSearch, refused};
 use crate::options::{After, DumpOptions, DumpReport};
-use crate::preflight::{self, Pipes, list};
+use crate::preflight::{self, Pipes, Running};
 use crate::proc::{self, Stat, Status};
 use crate::snapshot::{self, Snapshot};
 use crate::tracking::Tracking;
-use crate::{asked, extra, mm, sys, write};
+use crate::{asked, extra, mm, parallel, sys, write};
 
 /// A process as it is written down.
 #[derive(Debug)]
@@ -53,11 +53,8 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let tracking = tracking.unwrap_or(&mut own);
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
     let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
-    let (obstacles, mut areas) =
-        preflight::preflight_with(pid, || areas().map(|list| tracking.unmarked(list)))?;
-    if !obstacles.is_empty() {
-        return Err(DumpError::Obstacles { obstacles });
-    }
+    let looked = preflight::look(pid, LockSearch::Quick, || areas().map(|list| tracking.unmarked(list)))?;
+    let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
     // Of memory at another place there is nothing here to compare with.
@@ -65,7 +62,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
 
     let hashing = Instant::now();
-    let mut cookies = FileCookies::prepare(pid, &areas, &options.files);
+    let mut cookies = FileCookies::prepare(pid, &areas, &descriptors, &options.files);
     let mut report = DumpReport { hashing: hashing.elapsed(), ..Default::default() };
     options.go_on()?;
 
@@ -96,7 +93,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
         }
     }
     let mut files = FileTable::new(options.ghost_limit);
-    let mut task = survey(&mut group, &areas, &mut files)?;
+    let mut task = survey(&mut group, &areas, &descriptors, &mut files)?;
     cookies.take(&mut files, &executable(&task));
     report.threads = task.cores.len();
     report.mappings = areas.len();
@@ -203,11 +200,10 @@ fn settled(pid: Pid, before: Vec<Area>) -> Result<Vec<Area>> {
     if same_mappings(&before, &now) { Ok(before) } else { rewake_memdump::areas(pid).map_err(capture(pid)) }
 }
 
-fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Result<Task> {
+fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut FileTable) -> Result<Task> {
     let pid = group.pid();
     let stat = Stat::read(pid)?;
     let timers = proc::posix_timers(pid)?;
-    let fds = list(pid, "fd")?;
     // Files that are mapped come first, as in every checkpoint.
     let exe = files.add_link(pid, "exe", 0)?;
     let mut task = Task {
@@ -237,12 +233,13 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], files: &mut FileTable) -> Res
 
     let timer_ids: Vec<u32> = timers.iter().map(|timer| timer.id).collect();
     let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
-    let state = asked::process(&mut remote, &timer_ids, &fds)?;
+    let state = asked::process(&mut remote, &timer_ids)?;
     let thread_states = asked::threads(&mut remote)?;
     // What is mapped into the process for the questions must not be there while its memory is copied.
-    remote.drop_scratch().map_err(DumpError::tracee(pid))?;
+    // Nor may this thread, and those it makes, remain bound to one CPU.
+    remote.finish().map_err(DumpError::tracee(pid))?;
 
-    task.fdinfo = descriptors(pid, &fds, &state.fd_flags, files)?;
+    task.fdinfo = descriptors(pid, status.fd_size, seen, files)?;
     task.mm = mm::entry(pid, &stat, &state, exe.id, vmas)?;
     task.extra.timer_slack_ns = Some(state.timer_slack_ns);
     task.extra.options.clone_from(&state.options);
@@ -267,29 +264,30 @@ fn options(thread: &ThreadState, leader: &ThreadState) -> Vec<OptionExtra> {
     own.into_iter().chain(thread.options.iter().copied()).collect()
 }
 
-fn descriptors(pid: Pid, fds: &[RawFd], fd_flags: &[u32], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {
+fn descriptors(pid: Pid, size: u32, seen: &[Glance], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {
     let table = DescriptorTable::open(pid)?;
-    let mut entries = Vec::with_capacity(fds.len());
+    let mut entries = Vec::with_capacity(seen.len());
     let mut pipes = Pipes::default();
-    for (&fd, &flags) in fds.iter().zip(fd_flags) {
-        let file = table.take(fd)?;
-        if let Some(lock) = preflight::locks(&table, fd, &file.stat)?.into_iter().next() {
+    let take = |&fd: &RawFd| {
+        let place = seen.binary_search_by_key(&fd, |glance| glance.fd).ok();
+        table.take(fd, place.and_then(|place| seen.get(place)))
+    };
+    parallel::in_order(&table.numbers(size)?, take, |file| {
+        let Some(file) = file else { return Ok(()) };
+        if let Some(lock) = file.locks().next() {
             // Taken since preflight looked.
-            return Err(refused(pid, &format!("descriptor {fd} ({})", file.link.display()), lock));
+            let object = format!("descriptor {} ({})", file.fd, file.link.display());
+            return Err(refused(pid, &object, preflight::locked(lock)));
         }
         let pipe = file.is_pipe().then(|| file.again()).transpose()?;
+        let (fd, flags) = (file.fd.unsigned_abs(), u32::from(file.close_on_exec));
         let (id, kind) = files.add_fd(file)?;
-        entries.push(FdinfoEntry {
-            id,
-            flags,
-            r#type: kind.into(),
-            fd: fd.unsigned_abs(),
-            ..Default::default()
-        });
+        entries.push(FdinfoEntry { id, flags, r#type: kind.into(), fd, ..Default::default() });
         if let Some(pipe) = pipe {
             pipes.add(pipe);
         }
-    }
+        Ok(())
+    })?;
     match pipes.foreign().into_iter().next() {
         Some((object, refusal)) => Err(refused(pid, &object, refusal)),
         None => Ok(entries),

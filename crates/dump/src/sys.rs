@@ -98,6 +98,24 @@ pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(ret.unsigned_abs())
 }
 
+/// Whether somebody holds a lock of fcntl(2) on a file, or a lease: `false` is certain.
+pub(crate) fn may_be_locked(fd: BorrowedFd<'_>) -> bool {
+    let kind = |kind: libc::c_int| libc::c_short::try_from(kind).expect("a small number");
+    let [l_type, l_whence] = [libc::F_WRLCK, libc::SEEK_SET].map(kind);
+    // The whole file.
+    let mut lock = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the pointer is to a valid struct, which the kernel reads and writes.
+    let asked = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLK, &raw mut lock) });
+    // SAFETY: takes two numbers.
+    let lease = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLEASE) });
+    match (asked, lease) {
+        (Ok(_), Ok(lease)) => lock.l_type != kind(libc::F_UNLCK) || lease != libc::F_UNLCK,
+        // A descriptor of O_PATH has no locks.
+        (Err(Errno::EBADF), _) => false,
+        _ => true,
+    }
+}
+
 /// Who is signalled when input arrives.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner {

@@ -6,11 +6,10 @@ use super::{OpenFile, entry};
 use crate::error::Result;
 
 pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
-    let info = file.fdinfo()?;
-    let lines = info.lines().filter(|line| line.starts_with("tfd:"));
+    let lines = file.fdinfo_lines().filter(|line| line.starts_with("tfd:"));
     let targets: Option<Vec<_>> = lines.map(parse_target).collect();
     let tfd = targets.ok_or_else(|| file.fdinfo_malformed("tfd"))?;
-    let epfd = EventpollFileEntry { id, flags: file.flags, fown: file.fown(), tfd };
+    let epfd = EventpollFileEntry { id, flags: file.flags, fown: file.fown, tfd };
     Ok(FileEntry { epfd: Some(epfd), ..entry(FdTypes::Eventpoll, id) })
 }
 

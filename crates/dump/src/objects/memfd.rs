@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::FileStat;
-use nix::unistd::{Whence, lseek};
 use rewake_images::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
 
 use super::{OpenFile, entry};
@@ -37,8 +36,8 @@ pub(super) fn object(file: OwnedFd, stat: &FileStat, link: &Path, inode_id: u32)
 }
 
 pub(super) fn survey(file: &OpenFile, id: u32, inode_id: u32) -> FileEntry {
-    let pos = lseek(&file.dup, 0, Whence::SeekCur).map_or(0, i64::unsigned_abs);
-    let memfd = MemfdFileEntry { id, flags: file.flags, pos, fown: file.fown(), inode_id };
+    let memfd =
+        MemfdFileEntry { id, flags: file.flags, pos: file.position.unwrap_or(0), fown: file.fown, inode_id };
     FileEntry { memfd: Some(memfd), ..entry(FdTypes::Memfd, id) }
 }
 

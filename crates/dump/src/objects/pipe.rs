@@ -23,7 +23,7 @@ pub(super) fn pipe_id(file: &OpenFile) -> Result<u32> {
 
 pub(super) fn survey_pipe(file: &OpenFile, id: u32) -> Result<FileEntry> {
     let pipe =
-        PipeEntry { id, pipe_id: pipe_id(file)?, flags: file.flags, fown: file.fown(), ..Default::default() };
+        PipeEntry { id, pipe_id: pipe_id(file)?, flags: file.flags, fown: file.fown, ..Default::default() };
     Ok(FileEntry { pipe: Some(pipe), ..entry(FdTypes::Pipe, id) })
 }
 

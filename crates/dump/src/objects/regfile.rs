@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use nix::sys::stat::FileStat;
-use nix::unistd::{Whence, lseek};
 use rewake_images::proto::{FdTypes, FileEntry, RegFileEntry};
 
 use super::{OpenFile, Refusal, entry};
@@ -13,10 +12,9 @@ use crate::error::Result;
 const NO_POSITION: u64 = u64::MAX;
 
 pub(super) fn survey(file: &OpenFile, path: String, id: u32) -> RegFileEntry {
-    let position = lseek(&file.dup, 0, Whence::SeekCur).ok().and_then(|pos| u64::try_from(pos).ok());
     let mut reg = named(path, &file.stat, file.flags, id);
-    reg.pos = position.unwrap_or(NO_POSITION);
-    reg.fown = file.fown();
+    reg.pos = file.position.unwrap_or(NO_POSITION);
+    reg.fown = file.fown;
     reg
 }
 

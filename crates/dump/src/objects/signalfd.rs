@@ -6,9 +6,8 @@ use super::{OpenFile, entry};
 use crate::error::Result;
 
 pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
-    let info = file.fdinfo()?;
-    let mask = file.fdinfo_field(&info, "sigmask")?;
-    let sigmask = u64::from_str_radix(&mask, 16).map_err(|_| file.fdinfo_malformed("sigmask"))?;
-    let sgfd = SignalfdEntry { id, flags: file.flags, fown: file.fown(), sigmask };
+    let mask = file.fdinfo_field("sigmask")?;
+    let sigmask = u64::from_str_radix(mask, 16).map_err(|_| file.fdinfo_malformed("sigmask"))?;
+    let sgfd = SignalfdEntry { id, flags: file.flags, fown: file.fown, sigmask };
     Ok(FileEntry { sgfd: Some(sgfd), ..entry(FdTypes::Signalfd, id) })
 }

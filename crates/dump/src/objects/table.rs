@@ -138,7 +138,7 @@ impl FileTable {
         let id = self.next_id();
         let entry = match kind {
             ObjectKind::Path => {
-                let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), id).map_err(&refused)?;
+                let path = self.path_of_open(&file, id).map_err(&refused)?;
                 self.note_cookie(&file.stat, format!("/proc/{}/fd/{}", file.pid, file.fd));
                 regfile::file_entry(regfile::survey(&file, path, id))
             }
@@ -167,7 +167,7 @@ impl FileTable {
     fn survey_fifo(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
         let what = format!("descriptor {} ({})", file.fd, file.link.display());
         let regf_id = self.next_id();
-        let path = self.path_of(&file.stat, &file.link, file.dup.as_fd(), regf_id);
+        let path = self.path_of_open(&file, regf_id);
         let path = path.map_err(|refusal| refused(file.pid, &what, refusal))?;
         self.entries.push(regfile::file_entry(regfile::survey(&file, path, regf_id)));
         let id = self.next_id();
@@ -225,6 +225,14 @@ impl FileTable {
         let mapped = MappedFile { id, memfd: shared_memory };
         self.mapped.insert(key, mapped);
         Ok(mapped)
+    }
+
+    /// As [`Self::path_of`], of an open file.
+    fn path_of_open(&mut self, file: &OpenFile, id: u32) -> Result<String, Refusal> {
+        match file.link.to_str() {
+            Some(path) if file.followed && file.stat.st_nlink > 0 => Ok(path.to_owned()),
+            _ => self.path_of(&file.stat, &file.link, file.dup.as_fd(), id),
+        }
     }
 
     /// The path to write for a file, which becomes a ghost if it was deleted.

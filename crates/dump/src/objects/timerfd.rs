@@ -16,22 +16,25 @@ pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
         "timerfd_gettime",
         format!("descriptor {}", file.fd),
     ))?;
-    let info = file.fdinfo()?;
+    let info = file.fdinfo_now()?;
     let number = |name: &str| -> Result<u64> {
-        file.fdinfo_field(&info, name)?.parse().map_err(|_| file.fdinfo_malformed(name))
+        info.field(name)
+            .ok_or_else(|| file.fdinfo_malformed(name))?
+            .parse()
+            .map_err(|_| file.fdinfo_malformed(name))
     };
-    let octal = file.fdinfo_field(&info, "settime flags")?;
-    let settime_flags = u32::from_str_radix(&octal, 8).map_err(|_| file.fdinfo_malformed("settime flags"))?;
+    let octal = info.field("settime flags").ok_or_else(|| file.fdinfo_malformed("settime flags"))?;
+    let settime_flags = u32::from_str_radix(octal, 8).map_err(|_| file.fdinfo_malformed("settime flags"))?;
     let time = |name: &str| -> Result<(u64, u64)> {
-        let value = file.fdinfo_field(&info, name)?;
-        parse_time(&value).ok_or_else(|| file.fdinfo_malformed(name))
+        let value = info.field(name).ok_or_else(|| file.fdinfo_malformed(name))?;
+        parse_time(value).ok_or_else(|| file.fdinfo_malformed(name))
     };
     let ((vsec, vnsec), (isec, insec)) = (time("it_value")?, time("it_interval")?);
     let clockid = u32::try_from(number("clockid")?).map_err(|_| file.fdinfo_malformed("clockid"))?;
     let tfd = TimerfdEntry {
         id,
         flags: file.flags,
-        fown: file.fown(),
+        fown: file.fown,
         clockid,
         ticks: number("ticks")?,
         settime_flags,

@@ -137,7 +137,35 @@ kernel_test! {
         let pid = Pid::from_raw(std::fs::read_to_string(&ready).unwrap().parse().unwrap());
         let said = refused(pid);
         assert!(said.contains("descriptor 3 (") && said.contains("FLOCK"), "{said}");
+        let listed = rewake_dump::preflight(pid).unwrap();
+        assert!(listed.iter().any(|obstacle| obstacle.reason.contains("FLOCK")), "{listed:?}");
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+}
+
+kernel_test! {
+    fn locks_and_leases_of_fcntl_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, kind, call) in [
+            ("posix", "POSIX", "fcntl.lockf(f,fcntl.LOCK_SH,3,5)"),
+            ("lease", "LEASE", "fcntl.fcntl(f,fcntl.F_SETLEASE,fcntl.F_RDLCK)"),
+        ] {
+            let file = dir.path().join(name);
+            std::fs::write(&file, "content").unwrap();
+            let script = format!("import fcntl,os,sys,time\nf=open(sys.argv[1]); {call}\nopen(sys.argv[1]+'.made','w').close()\nos.rename(sys.argv[1]+'.made',sys.argv[1]+'.ready')\ntime.sleep(1000)");
+            let mut command = Command::new("python3");
+            command.args(["-c", &script]).arg(&file).stdin(Stdio::null());
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            rewake_testkit::detach(&mut command);
+            let mut child = command.spawn().unwrap();
+            while !dir.path().join(format!("{name}.ready")).exists() {
+                std::thread::yield_now();
+            }
+            let said = refused(Pid::from_raw(child.id().cast_signed()));
+            assert!(said.contains("descriptor 3 (") && said.contains(kind), "{said}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 }
 
