@@ -11,10 +11,70 @@ pub(crate) struct Args {
     /// A process to look at; nothing is frozen
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
+    /// Only say whether this of CRIU's features is there for rewake; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(FEATURES), hide_possible_values = true)]
+    feature: Vec<String>,
+    /// Accepted for CRIU's sake: everything is always looked at
+    #[arg(long, hide = true)]
+    extra: bool,
+    #[arg(long, hide = true)]
+    experimental: bool,
+    #[arg(long, hide = true)]
+    all: bool,
+    #[command(flatten)]
+    criu: crate::criu_args::CriuArgs,
     /// Report in JSON
     #[arg(long)]
     json: bool,
 }
+
+/// What CRIU can be asked for.
+const FEATURES: [&str; 44] = [
+    "aio_remap",
+    "apparmor_stacking",
+    "autofs",
+    "breakpoints",
+    "can_map_vdso",
+    "cgroupns",
+    "clone3_set_tid",
+    "compat_cr",
+    "external_net_ns",
+    "fdinfo_lock",
+    "get_rseq_conf",
+    "has_ipt_legacy",
+    "ipv6_freebind",
+    "kcmp_epoll",
+    "link_nsid",
+    "loginuid",
+    "mem_dirty_track",
+    "memfd_hugetlb",
+    "mnt_id",
+    "move_mount_set_group",
+    "net_diag_raw",
+    "network_lock_nftables",
+    "newifindex",
+    "nftables",
+    "ns_pid",
+    "nsid",
+    "openat2",
+    "overlayfs_maps",
+    "pagemap_scan",
+    "pagemap_scan_guard_pages",
+    "pidfd_store",
+    "seccomp_filters",
+    "seccomp_suspend",
+    "sk_ns",
+    "sk_unix_file",
+    "sockopt_buf_lock",
+    "tcp_half_closed",
+    "timens",
+    "timer_cr_ids",
+    "timerfd",
+    "tun",
+    "tun_ns",
+    "uffd",
+    "userns",
+];
 
 /// The answer was no.
 const NO: u8 = 1;
@@ -30,10 +90,32 @@ struct Facility {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+    if !args.feature.is_empty() {
+        return features(&args.feature, out);
+    }
     match args.pid {
         Some(pid) => process(pid, args.json, out),
         None => machine(args.json, out),
     }
+}
+
+/// Whether rewake makes use of each, here. Only what is tried can be answered with yes.
+fn features(names: &[String], out: &mut impl Write) -> anyhow::Result<u8> {
+    let facilities = facilities();
+    let present = |name: &str| facilities.iter().any(|facility| facility.name == name && facility.present);
+    let mut all = true;
+    for name in names {
+        let there = match name.as_str() {
+            // Pages are compared where nothing else works.
+            "mem_dirty_track" => true,
+            "uffd" => present("userfaultfd"),
+            "pagemap_scan" => present("PAGEMAP_SCAN"),
+            _ => false,
+        };
+        all &= there;
+        writeln!(out, "{name}: {}", if there { "yes" } else { "no, or rewake has no use for it yet" })?;
+    }
+    Ok(if all { crate::DONE } else { NO })
 }
 
 fn process(pid: i32, json: bool, out: &mut impl Write) -> anyhow::Result<u8> {

@@ -27,9 +27,6 @@ pub(crate) struct Args {
     /// Leave the process stopped afterwards (SIGSTOP)
     #[arg(short = 's', long)]
     leave_stopped: bool,
-    /// Accepted for CRIU's sake: a process whose session leader is outside is dumped without it, too
-    #[arg(short = 'j', long)]
-    shell_job: bool,
     /// Take along files that were deleted while open, up to this size
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     ghost_limit: u64,

@@ -7,6 +7,7 @@ mod crit;
 mod crit_compress;
 mod crit_tool;
 mod crit_x;
+mod criu_args;
 mod dedup;
 mod demo;
 mod diff;
@@ -75,32 +76,44 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let mut out = std::io::stdout().lock();
-    let outcome = log::install(&cli.log, &cli.command).and_then(|()| match &cli.command {
-        Command::Dump(args) => dump::run(args, &mut out),
-        Command::PreDump(args) => pre_dump::run(args, &mut out),
-        Command::Restore(args) => restore::run(args, &mut out),
-        Command::Check(args) => check::run(args, &mut out),
-        Command::Crit(args) => crit_tool::run(args, &mut out),
-        Command::Inspect(args) => inspect::run(args, &mut out),
-        Command::Memory(args) => memory::run(args, &mut out),
-        Command::Core(args) => core::run(args, &mut out),
-        Command::Validate(args) => validate::run(args, &mut out),
-        Command::Diff(args) => diff::run(args, &mut out),
-        Command::Recode(args) => recode::run(args, &mut out),
-        Command::Verify(args) => verify::run(args, &mut out),
-        Command::Stamp(args) => stamp::run(args, &mut out),
-        Command::Dedup(args) => dedup::run(args, &mut out),
-        Command::PageServer(args) => page_server::run(args, &mut out),
-        Command::Demo(args) => demo::run(args, &mut out),
+    let mut logged = false;
+    let outcome = log::install(&cli.log, &cli.command).and_then(|to_file| {
+        logged = to_file;
+        run(&cli.command, &mut out)
     });
     match outcome.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
+            // Who asked for a log looks there.
+            if logged {
+                tracing::error!("{error:#}");
+            }
             // Nobody is left to tell if this fails.
             let _ = writeln!(std::io::stderr(), "rewake: {error:#}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+fn run(command: &Command, out: &mut impl Write) -> anyhow::Result<u8> {
+    match command {
+        Command::Dump(args) => dump::run(args, out),
+        Command::PreDump(args) => pre_dump::run(args, out),
+        Command::Restore(args) => restore::run(args, out),
+        Command::Check(args) => check::run(args, out),
+        Command::Crit(args) => crit_tool::run(args, out),
+        Command::Inspect(args) => inspect::run(args, out),
+        Command::Memory(args) => memory::run(args, out),
+        Command::Core(args) => core::run(args, out),
+        Command::Validate(args) => validate::run(args, out),
+        Command::Diff(args) => diff::run(args, out),
+        Command::Recode(args) => recode::run(args, out),
+        Command::Verify(args) => verify::run(args, out),
+        Command::Stamp(args) => stamp::run(args, out),
+        Command::Dedup(args) => dedup::run(args, out),
+        Command::PageServer(args) => page_server::run(args, out),
+        Command::Demo(args) => demo::run(args, out),
     }
 }
 

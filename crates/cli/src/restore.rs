@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rewake_filecheck::{Report, Severity};
@@ -23,12 +24,12 @@ pub(crate) struct Args {
     /// Leave the process stopped (SIGSTOP)
     #[arg(short = 's', long)]
     leave_stopped: bool,
-    /// Write the process id to this file
+    /// Write the process id to this file; relative to the working directory
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
-    /// Accepted for CRIU's sake: a process whose session leader was outside joins this session
-    #[arg(short = 'j', long)]
-    shell_job: bool,
+    /// Write a zero byte to this descriptor once the process runs
+    #[arg(long, value_name = "FD")]
+    status_fd: Option<u32>,
     /// Only say, in JSON, what would be done
     #[arg(long)]
     plan: bool,
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
+    #[command(flatten)]
+    criu: crate::criu_args::CriuArgs,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
@@ -68,7 +71,13 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         tracing::warn!("{}: {}", finding.path.display(), finding.what);
     }
     if let Some(path) = &args.pidfile {
-        std::fs::write(path, report.pid.to_string())?;
+        let path = args.log.work_dir(&args.images_dir).join(path);
+        std::fs::write(&path, report.pid.to_string())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(fd) = args.status_fd {
+        std::fs::write(format!("/proc/self/fd/{fd}"), [0])
+            .with_context(|| format!("cannot write to descriptor {fd}"))?;
     }
     show(args, &report, out)?;
     if args.restore_detached {

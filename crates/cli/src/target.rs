@@ -35,6 +35,9 @@ pub(crate) struct TargetArgs {
     /// Threads that copy memory [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Accepted for CRIU's sake: memory is always read
+    #[arg(long, value_enum, default_value = "read")]
+    pre_dump_mode: Mode,
     /// Report in JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -45,11 +48,28 @@ pub(crate) struct TargetArgs {
     peer: PeerArgs,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
+    /// CRIU has it for all commands; a dump has no new process to name.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    // CRIU gives up on a process that does not stop; ours can be ended by a signal then, and lets go of it.
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    criu: crate::criu_args::CriuArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Read,
+    Splice,
 }
 
 impl TargetArgs {
     /// Connects to the page server, too, if there is to be one.
     pub(crate) fn options(&self) -> anyhow::Result<DumpOptions> {
+        if self.pre_dump_mode == Mode::Splice {
+            tracing::info!("memory is read, not spliced: the images are the same");
+        }
         let mut options = DumpOptions::new(Pid::from_raw(self.pid), &self.images_dir);
         options.parent.clone_from(&self.prev_images_dir);
         options.track_mem = self.track_mem;
