@@ -1,11 +1,16 @@
 //! Memory in several generations: rounds of pre-dumps and the dump that needs all of them.
 
 use std::fs;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use rewake_dump::{After, DumpError, DumpOptions, DumpReport, Rounds, dump, dump_in_rounds, pre_dump};
+use rewake_dump::{
+    After, DumpError, DumpOptions, DumpReport, Periodic, Rounds, dump, dump_in_rounds, dump_periodically,
+    pre_dump,
+};
 use rewake_images::{
     Checkpoint, ImageError, pages_of, pe, proto::PagemapEntry, proto::PagemapHead, proto::StatsEntry,
 };
@@ -273,17 +278,43 @@ fn soak_time() -> Duration {
         .map_or(Duration::from_secs(2), |text| Duration::from_secs(text.parse().unwrap()))
 }
 
+/// A few checkpoints of a workload that goes on, of which the last is restored in its place.
+fn from_a_checkpoint_in_between(workload: Workload, series: &Path) -> (Workload, u64) {
+    let (listens, asks) = nix::unistd::pipe().unwrap();
+    let mut asks = Some(asks);
+    let periodic = Periodic { every: Duration::ZERO, keep: NonZeroUsize::MIN };
+    let (mut made, mut kept) = (0, 0);
+    dump_periodically(&DumpOptions::new(workload.pid(), series), periodic, listens.as_fd(), |_, report| {
+        made += 1;
+        kept += report.parent_pages;
+        if made == 5 {
+            asks.take();
+        }
+    })
+    .unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let (pid, dir) = (workload.pid(), workload.dir().to_owned());
+    drop(workload);
+    restore(&RestoreOptions::new(series.join("latest"))).unwrap_or_else(|e| panic!("{}", chain(&e)));
+    fs::remove_dir_all(series).unwrap();
+    (Workload::adopt(pid, dir).unwrap(), kept)
+}
+
 kernel_test! {
     fn soak() {
         let end = Instant::now() + soak_time();
         let dir = tempfile::tempdir().unwrap();
         let mut workload = Workload::spawn("churn", dir.path()).unwrap();
-        let (mut n, mut lost, mut kept, mut dumps) = (0, 0, 0, 0);
+        let (mut n, mut lost, mut kept, mut dumps, mut rounds) = (0, 0, 0, 0, 0);
         loop {
+            let between;
+            (workload, between) = from_a_checkpoint_in_between(workload, &dir.path().join("series"));
+            kept += between;
+            rounds += 5;
             for _ in 0..3 {
                 n += 1;
                 let report = pre_dump(&generation(workload.pid(), dir.path(), n)).unwrap_or_else(|e| panic!("{}", chain(&e)));
                 lost += report.lost_pages;
+                rounds += 1;
             }
             n += 1;
             let report;
@@ -299,6 +330,8 @@ kernel_test! {
                 .unwrap_or_else(|e| panic!("{}", chain(&e)));
             lost += reports.iter().map(|report| report.lost_pages).sum::<u64>();
             kept += reports.last().unwrap().parent_pages;
+            rounds += reports.len() - 1;
+            dumps += 1;
             workload.wait_end(PATIENCE).unwrap();
             restore(&RestoreOptions::new(&images)).unwrap_or_else(|e| panic!("{}", chain(&e)));
             workload = Workload::adopt(workload.pid(), workload.dir()).unwrap();
@@ -309,7 +342,7 @@ kernel_test! {
             }
             n = 0;
         }
-        eprintln!("{dumps} dumps, each after 3 pre-dumps: {kept} pages kept, {lost} lost on the way");
+        eprintln!("{rounds} rounds and checkpoints in between, {dumps} dumps: {kept} pages kept, {lost} lost on the way");
         assert!(kept > 0);
         assert_eq!(verdict(&workload), "PASS");
     }
