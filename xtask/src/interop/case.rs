@@ -97,20 +97,8 @@ impl Case {
         self.peer_finish(&mut restore, "restore")
     }
 
-    /// Runs the peer; of a failure, the errors in its log say the most.
     fn peer_finish(&self, command: &mut Command, name: &str) -> Result<()> {
-        let log = self.dir.with_file_name(format!("criu-{name}.log"));
-        command.arg("--log-file").arg(&log).arg("-v4");
-        finish(command, &format!("criu {name}")).with_context(|| {
-            let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            let errors: Vec<String> = text
-                .unwrap_or_default()
-                .lines()
-                .filter(|line| line.contains("Error ("))
-                .map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned())
-                .collect();
-            errors.join(" | ")
-        })
+        finish_peer(command, name, self.dir.parent().unwrap_or(&self.dir))
     }
 
     fn decode(&self) -> Result<()> {
@@ -126,6 +114,22 @@ impl Case {
         python.arg("-c").arg(DECODE).args(&names).current_dir(&self.images);
         finish(&mut python, "crit decode")
     }
+}
+
+/// Runs the peer, which logs to `dir`; of a failure, the errors in its log say the most.
+pub(super) fn finish_peer(command: &mut Command, name: &str, dir: &Path) -> Result<()> {
+    let log = dir.join(format!("criu-{name}.log"));
+    command.arg("--log-file").arg(&log).arg("-v4");
+    finish(command, &format!("criu {name}")).with_context(|| {
+        let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let errors: Vec<String> = text
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| line.contains("Error ("))
+            .map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned())
+            .collect();
+        errors.join(" | ")
+    })
 }
 
 /// Runs a program to its end; what it said is the reason of its failure. Output goes to files, as a detached process

@@ -58,3 +58,8 @@ const KNOWN: &[Known] = &[
 pub(crate) fn reason(scenario: &str, way: Way) -> Option<&'static str> {
     KNOWN.iter().find(|known| known.scenario == scenario && known.way == way).map(|known| known.reason)
 }
+
+/// The reason why a chain may fail.
+pub(crate) fn chain(by_peer: bool) -> Option<&'static str> {
+    by_peer.then_some("CRIU makes chains by soft-dirty tracking only, which the kernel may lack, as here")
+}

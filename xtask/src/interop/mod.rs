@@ -1,6 +1,7 @@
 //! `cargo xtask interop …`: working with CRIU as a peer.
 
 mod case;
+mod chains;
 mod files;
 mod known;
 mod pages;
@@ -19,6 +20,7 @@ pub(crate) const USAGE: &str =
     "  interop run [SCENARIO…]       take the scenarios of the testkit from rewake to CRIU and back
   interop pages                 memory sent to a page server, with CRIU in each part
   interop files                 what both refuse and accept of changed files
+  interop chains                memory in several generations, from rewake to CRIU and back
   interop setup [--mirror URI]  fetch and unpack the CRIU to test against
   interop criu [--] ARGS        run that criu
   interop crit [--] ARGS        run its image tool";
@@ -30,7 +32,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         ["setup", "--mirror", mirror] => return peer::setup(Some(mirror)),
         ["run"] => {
             let rewake = runs::build()?;
-            let others = files::run(&rewake).and(pages::run(&rewake));
+            let others = files::run(&rewake).and(pages::run(&rewake)).and(chains::run(&rewake));
             return runs::run(&[]).and(others);
         }
         ["run", names @ ..] => return runs::run(names),
@@ -49,6 +51,13 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         }
         ["pages-case", route, scenario, rewake, dir] => {
             return pages::case(route, scenario, Path::new(rewake), Path::new(dir));
+        }
+        ["chains"] => {
+            Peer::open()?;
+            return chains::run(&runs::build()?);
+        }
+        ["chain-case", chain, scenario, rewake, dir] => {
+            return chains::case(chain, scenario, Path::new(rewake), Path::new(dir));
         }
         ["files-case", dumper, rewake, dir] => return files::case(dumper, Path::new(rewake), Path::new(dir)),
         ["criu", rest @ ..] => (Peer::open()?.criu(), rest),
