@@ -9,7 +9,7 @@ use crate::codegen;
 
 /// Combinations of features that must build without a warning, each alone: package and features.
 /// A crate that gains a feature gains lines here.
-const FEATURES: [(&str, &str); 9] = [
+const FEATURES: [(&str, &str); 11] = [
     ("rewake-images", ""),
     ("rewake-images", "mmap"),
     ("rewake-images", "json"),
@@ -19,6 +19,8 @@ const FEATURES: [(&str, &str); 9] = [
     ("rewake-images", "mmap,lz4"),
     ("rewake-images", "validate"),
     ("rewake-images", "archive"),
+    ("rewake-pageserver", ""),
+    ("rewake-pageserver", "tls"),
 ];
 
 /// Runs all checks; the first that fails ends the run.

@@ -69,10 +69,14 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         PreDumps::Auto => Rounds::Auto { max_freeze: Duration::from_millis(args.max_freeze) },
     });
     let Some(rounds) = rounds else {
-        let report = rewake_dump::dump(&options)?;
-        return show(args, &report, out);
+        let report = rewake_dump::dump(&options);
+        // The bar is gone before anything else is said.
+        drop(options);
+        return show(args, &report?, out);
     };
-    let mut reports = rewake_dump::dump_in_rounds(&options, rounds)?;
+    let reports = rewake_dump::dump_in_rounds(&options, rounds);
+    drop(options);
+    let mut reports = reports?;
     if args.target.json {
         args.target.show_json(&reports, out)?;
         return Ok(crate::DONE);

@@ -20,6 +20,7 @@ mod memory;
 mod page_server;
 mod peer;
 mod pre_dump;
+mod progress;
 mod recode;
 mod restore;
 mod source;

@@ -1,7 +1,7 @@
 //! `rewake page-server`
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,8 +10,11 @@ use anyhow::Context;
 use rewake_images::Checkpoint;
 use rewake_pageserver::{Connection, Incoming, Lender, PageServerError, accept, inherited, receive};
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::peer::PeerArgs;
+use crate::progress::Watcher;
 
 /// Take in memory that a dump on another host sends, or send it from a checkpoint; serves one peer
 #[derive(Debug, clap::Args)]
@@ -71,7 +74,23 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     let stream = accept(&listener)?;
     // One peer is all: others are to be told so at once.
     drop(listener);
+    end_on_signal(&stream)?;
     role.serve(args, &mut *args.peer.answer(stream)?, out)
+}
+
+/// A signal that asks this program to end cuts the connection, so that nothing half received is left. Before there is one,
+/// the signal has its usual effect.
+fn end_on_signal(stream: &TcpStream) -> anyhow::Result<()> {
+    let stream = stream.try_clone()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            tracing::warn!("ends as it was asked to");
+            // It is cut already if that fails.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    });
+    Ok(())
 }
 
 fn announce(args: &Args, pid: u32, status: Option<OwnedFd>) -> anyhow::Result<()> {
@@ -108,7 +127,7 @@ impl Role {
             return Ok(Self::Lend(Lender::new(&args.images_dir)));
         }
         let incoming = Incoming::create(&args.images_dir, args.prev_images_dir.as_deref())?;
-        Ok(Self::Keep(Box::new(incoming)))
+        Ok(Self::Keep(Box::new(incoming.watched(Watcher::new("memory", args.json)))))
     }
 
     fn serve(self, args: &Args, connection: &mut dyn Connection, out: &mut impl Write) -> anyhow::Result<u8> {
@@ -124,6 +143,8 @@ impl Role {
                     error => anyhow::Error::new(error).context("nothing was kept"),
                 })?;
                 let report = incoming.report();
+                // The bar is gone before anything else is said.
+                drop(incoming);
                 let line = format!(
                     "received memory of {} objects: {} pages, {} as before",
                     report.objects, report.pages, report.parent_pages

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rewake_dump::MemoryTarget;
-use rewake_pageserver::{Connection, Endpoint, Plain, Sender, TlsFiles, adopt, inherited};
+use rewake_pageserver::{Connection, Endpoint, Fetcher, Plain, Sender, TlsFiles, adopt, inherited};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PeerArgs {
@@ -53,7 +53,12 @@ impl PeerArgs {
         Ok(Arc::new(sender))
     }
 
-    pub(crate) fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+    /// The page server, to get memory from.
+    pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
+        Ok(Fetcher::new(self.connect()?))
+    }
+
+    fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
         let address = self.address.as_deref().unwrap_or("127.0.0.1");
         let stream = match self.socket()? {
             Some(stream) => stream,

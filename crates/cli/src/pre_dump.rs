@@ -12,7 +12,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let report = rewake_dump::pre_dump(&args.target.options()?)?;
+    let options = args.target.options()?;
+    let report = rewake_dump::pre_dump(&options);
+    // The bar is gone before anything else is said.
+    drop(options);
+    let report = report?;
     if args.target.json {
         args.target.show_json(&report, out)?;
     } else {

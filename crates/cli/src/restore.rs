@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -11,6 +12,8 @@ use rewake_images::Checkpoint;
 use rewake_restore::{RestoreError, RestoreOptions, RestoreReport};
 
 use crate::files::{FileArgs, exit_status};
+use crate::peer::PeerArgs;
+use crate::progress::Watcher;
 
 /// Wake a process up again from a checkpoint
 #[derive(Debug, clap::Args)]
@@ -44,6 +47,11 @@ pub(crate) struct Args {
     /// Report in JSON
     #[arg(long)]
     json: bool,
+    /// Fetch memory that the dumper kept (criu dump --lazy-pages) from there, all of it before the process runs
+    #[arg(long)]
+    page_server: bool,
+    #[command(flatten)]
+    peer: PeerArgs,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
     #[command(flatten)]
@@ -63,7 +71,20 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.policy = args.files.policy()?;
     options.policy.any_mode = args.skip_file_rwx_check;
     options.hash_cache = args.files.cache();
-    let report = match rewake_restore::restore(&options) {
+    options.progress = Some(Watcher::new("memory", args.json));
+    if args.page_server {
+        options.memory_source = Some(Arc::new(args.peer.fetcher()?));
+    }
+    let restored = rewake_restore::restore(&options);
+    // Whoever has the memory may forget it, as there is a process again, and must not otherwise.
+    if let (Ok(_), Some(source)) = (&restored, &options.memory_source)
+        && let Err(error) = source.close()
+    {
+        tracing::warn!("the page server was not told that it is done: {error}");
+    }
+    // The bar is gone before anything else is said.
+    options.progress = None;
+    let report = match restored {
         Err(RestoreError::Files { report }) => return differ(args, &report, out),
         done => done?,
     };

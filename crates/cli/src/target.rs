@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::crit_compress::BlockArgs;
 use crate::peer::PeerArgs;
+use crate::progress::Watcher;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TargetArgs {
@@ -76,6 +77,8 @@ impl TargetArgs {
         options.auto_dedup = self.auto_dedup;
         options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));
         options.threads = self.threads.unwrap_or(options.threads);
+        let what = if options.parent.is_some() { "changed memory" } else { "memory" };
+        options.progress = Some(Watcher::new(what, self.json).until_signal()?);
         if self.page_server {
             options.memory_target = Some(self.peer.sender()?);
         }

@@ -195,16 +195,63 @@ kernel_test! {
         assert_eq!(verdict(&restored(&workload, &there)), "PASS");
     }
 
-    fn pages_that_a_checkpoint_lacks_are_lent() {
-        // The client of it is `restore --page-server`; here it is only asked for what nobody has.
+    fn memory_that_was_kept_back_is_fetched_before_the_process_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let workload = Workload::spawn("minimal", dir.path()).unwrap();
-        let images = dir.path().join("images");
-        done(&rewake().args(["dump", "-R", "-t", &workload.pid().to_string(), "-D"]).arg(&images).output().unwrap());
-        let server = Server::start(&images, &["--lazy-pages"]);
-        drop(std::net::TcpStream::connect(format!("127.0.0.1:{}", server.port)).unwrap());
+        let workload = Workload::spawn("churn", dir.path()).unwrap();
+        let (whole, lacking) = (dir.path().join("whole"), dir.path().join("lacking"));
+        done(&rewake().args(["dump", "-t", &workload.pid().to_string(), "-D"]).arg(&whole).output().unwrap());
+        workload.wait_end(PATIENCE).unwrap();
+        let kept_back = keep_back(&workload, &whole, &lacking);
+        let restore = |more: &[&str]| rewake().args(["restore", "-d", "-D"]).arg(&lacking).args(more).output().unwrap();
+
+        let said = String::from_utf8(restore(&[]).stderr).unwrap();
+        assert!(said.contains("the dumper kept it"), "{said}");
+        // From one that has it not either.
+        let server = Server::start(&lacking, &["--lazy-pages"]);
+        let output = restore(&["--page-server", "--port", &server.port]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("the page server has no pages of process"), "{said}");
+        assert!(!Path::new(&format!("/proc/{}", workload.pid())).exists(), "a process was left");
+        drop(server);
+
+        let server = Server::start(&whole, &["--lazy-pages"]);
+        done(&restore(&["--page-server", "--port", &server.port]));
         let (status, said) = server.end();
-        assert!(status.success() && said == "sent 0 pages\n", "{said}");
-        assert_eq!(verdict(&workload), "PASS");
+        assert!(status.success() && said == format!("sent {kept_back} pages\n"), "{said}");
+        assert_eq!(fs::read_dir(&lacking).unwrap().count(), fs::read_dir(&whole).unwrap().count(), "something is left");
+        assert_eq!(verdict(&Workload::adopt(workload.pid(), dir.path()).unwrap()), "PASS");
     }
+}
+
+/// Makes of the checkpoint `whole` one that lacks every second part of the memory, as a dump for a lazy migration leaves it.
+/// Gives how many pages that are.
+fn keep_back(workload: &Workload, whole: &Path, lacking: &Path) -> u64 {
+    use rewake_images::proto::{PagemapEntry, PagemapHead};
+    use rewake_images::{ImageReader, ImageWriter, Kind, Layout, PageStore, pages_of, pe};
+    fs::create_dir(lacking).unwrap();
+    bring(whole, lacking);
+    let pid = u64::from(workload.pid().as_raw().unsigned_abs());
+    let name = Kind::Pagemap.file_name(Some(pid));
+    fs::remove_file(lacking.join(&name)).unwrap();
+    let store = PageStore::open(whole, Kind::Pagemap, pid).unwrap();
+    let mut reader = ImageReader::open(Kind::Pagemap, whole.join(&name)).unwrap();
+    let (head, _) = reader.next_message::<PagemapHead>().unwrap().unwrap();
+    let mut writer = ImageWriter::create(Kind::Pagemap, Layout::V11, lacking.join(&name)).unwrap();
+    writer.push(&head).unwrap();
+    let (mut pages, mut kept_back) = (Vec::new(), 0);
+    for turn in 0.. {
+        let Some((mut entry, _)) = reader.next_message::<PagemapEntry>().unwrap() else { break };
+        if turn % 2 == 0 {
+            entry.flags = Some(pe::LAZY);
+            kept_back += pages_of(&entry);
+        } else {
+            let mut bytes = vec![0; usize::try_from(pages_of(&entry)).unwrap() * 4096];
+            store.read_at(entry.vaddr, &mut bytes).unwrap();
+            pages.extend(bytes);
+        }
+        writer.push(&entry).unwrap();
+    }
+    writer.finish().unwrap();
+    fs::write(lacking.join(Kind::Pages.file_name(Some(head.pages_id.into()))), pages).unwrap();
+    kept_back
 }

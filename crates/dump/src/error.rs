@@ -74,7 +74,7 @@ pub enum DumpError {
         source: CaptureError,
     },
     /// [`crate::DumpOptions::progress`] wanted it to end.
-    #[error("cancelled")]
+    #[error("cancelled: the process goes on, and no checkpoint was made")]
     Cancelled,
     /// [`crate::dump_in_rounds`] with [`crate::DumpOptions::memory_target`], which takes the memory of one round.
     #[error("the memory of several rounds cannot go to one place: pre-dump and dump one by one")]

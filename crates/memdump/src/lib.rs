@@ -65,6 +65,6 @@ pub use scan::PageScanner;
 pub use sink::{PageSink, StreamSink, Turn};
 pub use smaps::{AreaReader, areas, maps};
 pub use survey::{AreaPages, survey};
-pub use target::MemoryTarget;
+pub use target::{MemorySource, MemoryTarget, SourceError};
 pub use track::{DirtyTracker, UffdTracker};
 pub use vmflags::{Prot, VmFlags};

@@ -1,4 +1,4 @@
-//! Where memory goes that does not go into the checkpoint.
+//! Where memory goes that does not go into the checkpoint, and where it comes from.
 
 use std::fmt;
 
@@ -34,4 +34,28 @@ pub trait MemoryTarget: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`CaptureError::Sink`] if it is not.
     fn close(&self) -> Result<(), CaptureError>;
+}
+
+/// Why memory did not come.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Has the memory that a checkpoint lacks, because the dumper kept it back.
+pub trait MemorySource: fmt::Debug + Send + Sync {
+    /// Fetches `pages` pages of process `pid` from `vaddr` on. `keep` gets each part with its address, not always in order.
+    ///
+    /// # Errors
+    /// If not all of them come; that of `keep`.
+    fn fetch(
+        &self,
+        pid: u32,
+        vaddr: u64,
+        pages: u64,
+        keep: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
+    ) -> Result<(), SourceError>;
+
+    /// No more is wanted: whoever has the memory may forget it.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    fn close(&self) -> Result<(), SourceError>;
 }

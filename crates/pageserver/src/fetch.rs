@@ -1,8 +1,10 @@
 //! Asking for pages.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rewake_images::PAGE_SIZE;
+use rewake_memdump::{MemorySource, SourceError};
 
 use crate::connection::Connection;
 use crate::error::{PageServerError, ProtocolError, Result};
@@ -15,28 +17,49 @@ const AHEAD: usize = 16;
 
 /// A page server that holds memory nobody has here.
 #[derive(Debug)]
-pub struct Fetcher {
-    connection: Box<dyn Connection>,
-    buffer: Vec<u8>,
-}
+pub struct Fetcher(Mutex<Asking>);
 
 impl Fetcher {
     /// Asks over `connection`.
     #[must_use]
     pub fn new(connection: Box<dyn Connection>) -> Self {
-        Self { connection, buffer: Vec::new() }
+        Self(Mutex::new(Asking { connection, buffer: Vec::new() }))
     }
 
-    /// Fetches pages of task `pid`; `keep` gets each part of them with its address, not always in order.
-    ///
-    /// # Errors
-    /// [`PageServerError::NoPages`] if the other side lacks some of them; those of the connection and of `keep`.
-    pub fn fetch(
+    fn lock(&self) -> MutexGuard<'_, Asking> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl MemorySource for Fetcher {
+    fn fetch(
+        &self,
+        pid: u32,
+        vaddr: u64,
+        pages: u64,
+        keep: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
+    ) -> Result<(), SourceError> {
+        Ok(self.lock().fetch(pid.into(), vaddr, pages, keep)?)
+    }
+
+    fn close(&self) -> Result<(), SourceError> {
+        Ok(self.lock().close()?)
+    }
+}
+
+#[derive(Debug)]
+struct Asking {
+    connection: Box<dyn Connection>,
+    buffer: Vec<u8>,
+}
+
+impl Asking {
+    fn fetch(
         &mut self,
         pid: u64,
         vaddr: u64,
         pages: u64,
-        mut keep: impl FnMut(u64, &[u8]) -> Result<()>,
+        keep: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
     ) -> Result<()> {
         let end = pages.checked_mul(PAGE_SIZE).and_then(|bytes| vaddr.checked_add(bytes));
         let end = end.ok_or(ProtocolError::Span { vaddr, pages: u32::MAX })?;
@@ -52,7 +75,8 @@ impl Fetcher {
             }
             let Some(span) = asked.pop_front() else { return Ok(()) };
             let given = self.take(pid, span)?;
-            keep(span.vaddr, &self.buffer)?;
+            keep(span.vaddr, &self.buffer)
+                .map_err(PageServerError::connection("keep what came from", "the page server"))?;
             if given < span.pages {
                 // The rest of it, after those that are under way. It counts as one of them, so it is asked for at once.
                 let got = u64::from(given) * PAGE_SIZE;
@@ -90,11 +114,7 @@ impl Fetcher {
         Ok(given.pages)
     }
 
-    /// Says that no more is wanted.
-    ///
-    /// # Errors
-    /// [`PageServerError::Failed`]; those of the connection.
-    pub fn close(mut self) -> Result<()> {
+    fn close(&mut self) -> Result<()> {
         let request = Request::Close { keeping_socket: false }.encode();
         let asked = self.connection.write_all(&request).and_then(|()| self.connection.flush());
         asked.map_err(PageServerError::broken("write to"))?;

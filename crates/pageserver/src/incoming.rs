@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rewake_images::proto::{PagemapEntry, PagemapHead};
 use rewake_images::{ImageError, ImageWriter, Kind, Layout, PageStore, pe};
+use rewake_memdump::Progress;
 use serde::Serialize;
 
 use crate::error::{PageServerError, ProtocolError, Result, file};
@@ -41,6 +43,9 @@ pub struct Incoming {
     current: Option<Current>,
     next_pages_id: u32,
     report: ReceiveReport,
+    /// Whether there is a staging directory: not before something comes.
+    staged: bool,
+    progress: Option<Arc<dyn Progress>>,
 }
 
 /// The object whose memory comes at the moment.
@@ -76,7 +81,6 @@ impl Incoming {
             return Err(ImageError::Invalid { path: dir.join(PARENT_LINK), what }.into());
         }
         let staging = dir.join(format!(".rewake-pages-{}", std::process::id()));
-        fs::create_dir(&staging).map_err(file(&staging, "create"))?;
         Ok(Self {
             dir,
             staging,
@@ -85,7 +89,16 @@ impl Incoming {
             current: None,
             next_pages_id: FIRST_PAGES_ID,
             report: ReceiveReport::default(),
+            staged: false,
+            progress: None,
         })
+    }
+
+    /// Has `progress` told what comes.
+    #[must_use]
+    pub fn watched(mut self, progress: Arc<dyn Progress>) -> Self {
+        self.progress = Some(progress);
+        self
     }
 
     /// What came in so far.
@@ -140,6 +153,9 @@ impl Incoming {
 
     /// Puts what was staged in its place; takes it back if that fails half-way.
     fn put_in_place(&self) -> Result<()> {
+        if !self.staged {
+            return Ok(());
+        }
         let list = || file(&self.staging, "list");
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.staging).map_err(list())? {
@@ -183,6 +199,10 @@ impl Incoming {
 impl Receiver for Incoming {
     fn open(&mut self, object: Object) -> Result<bool> {
         self.finish_current()?;
+        if !self.staged {
+            fs::create_dir(&self.staging).map_err(file(&self.staging, "create"))?;
+            self.staged = true;
+        }
         let name = object.kind.file_name(Some(object.number));
         if self.dir.join(&name).exists() {
             return Err(PageServerError::Exists { path: self.dir.join(name) });
@@ -223,6 +243,9 @@ impl Receiver for Incoming {
             self.report.parent_pages += pages;
         } else if flags & pe::PRESENT != 0 {
             self.report.pages += pages;
+            if let Some(progress) = &self.progress {
+                progress.expect(span.bytes());
+            }
         } else {
             self.report.kept_back_pages += pages;
         }
@@ -240,7 +263,11 @@ impl Receiver for Incoming {
 
     fn pages(&mut self, bytes: &[u8]) -> Result<()> {
         let current = self.current.as_mut().ok_or(ProtocolError::Misplaced { request: "pages" })?;
-        Ok(current.pages.write_all(bytes).map_err(file(&current.pages_path, "write"))?)
+        current.pages.write_all(bytes).map_err(file(&current.pages_path, "write"))?;
+        if let Some(progress) = &self.progress {
+            progress.done(u64::try_from(bytes.len()).unwrap_or_default());
+        }
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -251,7 +278,9 @@ impl Receiver for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // Nobody is left to tell; what stays is a hidden directory that no reader takes for a checkpoint.
-        let _ = fs::remove_dir_all(&self.staging);
+        if self.staged {
+            // Nobody is left to tell; what stays is a hidden directory that no reader takes for a checkpoint.
+            let _ = fs::remove_dir_all(&self.staging);
+        }
     }
 }

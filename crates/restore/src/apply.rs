@@ -20,7 +20,7 @@ use crate::options::{RestoreOptions, RestoreReport};
 use crate::plan::Plan;
 use crate::remote::Table;
 use crate::sys::{self, STEP_NAMES, STUB_FAILED, StubSteps};
-use crate::{aspace, memory, state, threads, verify};
+use crate::{aspace, fetch, memory, state, threads, verify};
 
 /// Restores what the plan says. The new process is a child of the caller.
 ///
@@ -74,11 +74,8 @@ fn rebuild(
     let pid = plan.pid;
     let stub_areas = rewake_memdump::maps(group.pid())
         .map_err(|error| RestoreError::unsupported("the stub", error.to_string()))?;
-    let store = checkpoint.memory(pid.into())?;
-    if let Some(run) = store.kept_back().first() {
-        let object = format!("memory at {:#x}", run.vaddr);
-        return Err(RestoreError::unsupported(object, "it is kept by a page server (lazy migration)"));
-    }
+    let mut store = checkpoint.memory(pid.into())?;
+    fetch::kept_back(&mut store, pid, options)?;
     let mut remote = group.remote_at(plan.scratch).map_err(RestoreError::tracee(pid))?;
     aspace::clear(&mut remote, plan, &stub_areas, &store)?;
     // While nothing is mapped: the kernel changes the program of no process that has the old one mapped.
@@ -87,7 +84,7 @@ fn rebuild(
     aspace::describe(&mut remote, plan, exe)?;
     aspace::map(&mut remote, plan, &numbers.files, &numbers.mapped, &numbers.old_shared)?;
     let copying = Instant::now();
-    report.pages += memory::fill(&mut remote, plan, &store, options.threads)?;
+    report.pages += memory::fill(&mut remote, plan, &store, options)?;
     report.copying = copying.elapsed();
     aspace::advise(&mut remote, plan)?;
     let mut table = Table::new(pid);

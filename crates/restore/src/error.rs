@@ -80,6 +80,17 @@ pub enum RestoreError {
         #[source]
         source: Errno,
     },
+    /// Memory that the checkpoint lacks did not come.
+    #[error("cannot fetch memory of pid {pid} at {vaddr:#x}")]
+    Fetch {
+        /// The process.
+        pid: u32,
+        /// The address.
+        vaddr: u64,
+        /// Why.
+        #[source]
+        source: rewake_memdump::SourceError,
+    },
     /// The new process could not be controlled.
     #[error("cannot control pid {pid}")]
     Tracee {

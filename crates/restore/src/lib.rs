@@ -15,6 +15,7 @@ mod apply;
 mod aspace;
 mod creds;
 mod error;
+mod fetch;
 mod fpu;
 mod memory;
 mod objects;

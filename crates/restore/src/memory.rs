@@ -3,11 +3,13 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rewake_images::{PageRun, PageStore};
+use rewake_images::{PAGE_SIZE, PageRun, PageStore};
+use rewake_memdump::Progress;
 use rewake_tracee::{Remote, TaskMem};
 
 use crate::aspace::ordinary;
 use crate::error::{RestoreError, Result};
+use crate::options::RestoreOptions;
 use crate::plan::{Plan, status};
 use crate::sys;
 use crate::uffd::Uffd;
@@ -29,7 +31,12 @@ struct Piece {
 ///
 /// Anonymous memory is filled by userfaultfd: no fault, no zeroing, whatever the protection. What lies on a file cannot be;
 /// it is written through /proc/PID/mem, which makes private copies as the process once did.
-pub(crate) fn fill(remote: &mut Remote<'_>, plan: &Plan, store: &PageStore, threads: usize) -> Result<u64> {
+pub(crate) fn fill(
+    remote: &mut Remote<'_>,
+    plan: &Plan,
+    store: &PageStore,
+    options: &RestoreOptions,
+) -> Result<u64> {
     let mut pieces = Vec::new();
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for vma in ordinary(&plan.task.mm) {
@@ -63,10 +70,14 @@ pub(crate) fn fill(remote: &mut Remote<'_>, plan: &Plan, store: &PageStore, thre
         mem: &mem,
         uffd: uffd.as_ref(),
         pieces: &pieces,
+        progress: options.progress.as_deref(),
         next: AtomicUsize::new(0),
     };
     let total: u64 = pieces.iter().map(|piece| piece.run.pages).sum();
-    let threads = if total < 2 * PIECE { 1 } else { threads.max(1) };
+    let threads = if total < 2 * PIECE { 1 } else { options.threads.max(1) };
+    if let Some(progress) = &options.progress {
+        progress.expect(total * PAGE_SIZE);
+    }
     filler.run(threads)?;
     Ok(total)
 }
@@ -92,6 +103,7 @@ struct Filler<'a> {
     mem: &'a TaskMem,
     uffd: Option<&'a Uffd>,
     pieces: &'a [Piece],
+    progress: Option<&'a dyn Progress>,
     next: AtomicUsize,
 }
 
@@ -112,6 +124,9 @@ impl Filler<'_> {
         let mut scratch = Vec::new();
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             self.put(piece, &mut scratch)?;
+            if let Some(progress) = self.progress {
+                progress.done(piece.run.bytes());
+            }
         }
         Ok(())
     }

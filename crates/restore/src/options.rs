@@ -1,7 +1,10 @@
 //! What is asked of a restore, and what came of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rewake_memdump::{MemorySource, Progress};
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
@@ -17,6 +20,10 @@ pub struct RestoreOptions {
     pub policy: rewake_filecheck::Policy,
     /// Hashes of files remembered between runs; `None` is none.
     pub hash_cache: Option<PathBuf>,
+    /// Has the memory that the dumper kept back. Without it, a checkpoint that lacks some is refused.
+    pub memory_source: Option<Arc<dyn MemorySource>>,
+    /// Is told how far the copying of memory is.
+    pub progress: Option<Arc<dyn Progress>>,
 }
 
 impl RestoreOptions {
@@ -24,7 +31,15 @@ impl RestoreOptions {
     pub fn new(images_dir: impl Into<PathBuf>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let policy = rewake_filecheck::Policy::default();
-        Self { images_dir: images_dir.into(), leave_stopped: false, threads, policy, hash_cache: None }
+        Self {
+            images_dir: images_dir.into(),
+            leave_stopped: false,
+            threads,
+            policy,
+            hash_cache: None,
+            memory_source: None,
+            progress: None,
+        }
     }
 }
 

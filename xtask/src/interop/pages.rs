@@ -55,15 +55,19 @@ const ROUTES: [Route; 10] = [
 /// Scenarios that are mostly memory: private and changing, shared, and in a file without a name.
 const SCENARIOS: [&str; 3] = ["churn", "shared-anonymous", "memfd"];
 
+/// CRIU dumps, and restores the process without its memory, which its daemon fetches from rewake's page server while the
+/// process runs. The other way round cannot be tested everywhere: CRIU's own server needs CAP_SYS_RESOURCE for a large pipe.
+const LAZY: &str = "criu lazily from own";
+
 /// Takes every route, each in its own pid namespace.
 pub(super) fn run(rewake: &Path) -> Result<()> {
     let mut failed = 0;
     println!();
-    for route in &ROUTES {
+    for route in ROUTES.iter().map(|route| route.name).chain([LAZY]) {
         for scenario in SCENARIOS {
             let dir = tempfile::tempdir()?;
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["interop", "pages-case", route.name, scenario]).arg(rewake).arg(dir.path());
+            command.args(["interop", "pages-case", route, scenario]).arg(rewake).arg(dir.path());
             command.stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
             in_pid_namespace(&mut command);
             let output = command.output().context("making a pid namespace")?;
@@ -71,7 +75,7 @@ pub(super) fn run(rewake: &Path) -> Result<()> {
             let said: Vec<&str> = said.split_whitespace().collect();
             let word = if output.status.success() { "ok" } else { "FAILED" };
             failed += usize::from(!output.status.success());
-            println!("pages  {:30} {scenario:12} {word} {}", route.name, said.join(" "));
+            println!("pages  {route:30} {scenario:16} {word} {}", said.join(" "));
         }
     }
     ensure!(failed == 0, "{failed} routes of memory failed");
@@ -80,14 +84,16 @@ pub(super) fn run(rewake: &Path) -> Result<()> {
 
 /// One route, in this process, which must be in its own pid namespace. `dir` exists and is empty.
 pub(super) fn case(name: &str, scenario: &str, rewake: &Path, dir: &Path) -> Result<()> {
-    let Some(route) = ROUTES.into_iter().find(|route| route.name == name) else { bail!("no route {name}") };
+    let known = ROUTES.into_iter().find(|route| route.name == name);
+    let lazily = (name == LAZY).then(|| route(LAZY, Criu, Own, Criu));
+    let Some(route) = known.or(lazily) else { bail!("no route {name}") };
     let scenario = scenarios()?.into_iter().find(|known| known.name == scenario);
     let scenario = scenario.context("no such scenario")?;
     let mut case = Case { route, scenario, rewake: rewake.to_owned(), dir: dir.to_owned(), tls: Vec::new() };
     if case.route.encrypted {
         case.tls = pki::certificates(dir, "127.0.0.1")?;
     }
-    case.run()
+    if name == LAZY { case.lazily() } else { case.run() }
 }
 
 struct Case {
@@ -114,6 +120,42 @@ impl Case {
         let mut restore = self.tool(self.route.restorer)?;
         restore.args(["restore", "--restore-detached", "--images-dir"]).arg(last);
         finish(&mut restore, "restore")?;
+        let restored = Workload::adopt(workload.pid(), &work).context("after the restore")?;
+        let verdict = self.scenario.verdict(&restored).context("after the restore")?;
+        ensure!(verdict == "PASS", "{verdict}");
+        Ok(())
+    }
+
+    fn lazily(&self) -> Result<()> {
+        let (work, images) = (self.dir.join("work"), self.dir.join("images"));
+        fs::create_dir(&work)?;
+        fs::create_dir(&images)?;
+        let workload = self.scenario.start(&work)?;
+        let mut dump = self.tool(Criu)?;
+        dump.args(["dump", "--tree", &workload.pid().to_string(), "--images-dir"]).arg(&images);
+        finish(&mut dump, "dump")?;
+        workload.wait_end(END_LIMIT)?;
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port().to_string();
+        let address = ["--address", "127.0.0.1", "--port", &port];
+        let mut ends = Vec::new();
+        for (tool, command) in [
+            (Own, ["page-server", "--lazy-pages", "--daemon"]),
+            (Criu, ["lazy-pages", "--page-server", "--daemon"]),
+        ] {
+            let pidfile = self.dir.join(format!("{tool:?}.pid"));
+            let mut daemon = self.tool(tool)?;
+            daemon.args(command).args(address).arg("--pidfile").arg(&pidfile);
+            daemon.arg("--images-dir").arg(&images);
+            finish(&mut daemon, "daemon")?;
+            let pid = Pid::from_raw(fs::read_to_string(&pidfile)?.trim().parse()?);
+            ends.push(Workload::adopt(pid, &self.dir)?);
+        }
+        let mut restore = self.tool(Criu)?;
+        restore.args(["restore", "--lazy-pages", "--restore-detached", "--images-dir"]).arg(&images);
+        finish(&mut restore, "restore")?;
+        for daemon in ends {
+            daemon.wait_end(END_LIMIT).context("a daemon goes on")?;
+        }
         let restored = Workload::adopt(workload.pid(), &work).context("after the restore")?;
         let verdict = self.scenario.verdict(&restored).context("after the restore")?;
         ensure!(verdict == "PASS", "{verdict}");

@@ -37,14 +37,28 @@ impl Level {
             let what = format!("{found} bytes, but {} needs {}", map.path.display(), map.size);
             return Err(ImageError::Invalid { path, what });
         }
-        Ok(Self {
+        Ok(Self::new(path, file, std::mem::take(&mut map.blocks)))
+    }
+
+    /// A file of pages that are not compressed.
+    pub(super) fn of(path: PathBuf, file: File, wanted: u64) -> Result<Self> {
+        let found = file.metadata().map_err(ImageError::io(&path, "stat"))?.len();
+        if found != wanted {
+            let what = format!("{found} bytes instead of {wanted}");
+            return Err(ImageError::Invalid { path, what });
+        }
+        Ok(Self::new(path, file, Vec::new()))
+    }
+
+    fn new(path: PathBuf, file: File, blocks: Vec<Blocks>) -> Self {
+        Self {
             path,
             file,
-            blocks: std::mem::take(&mut map.blocks),
+            blocks,
             last: Mutex::default(),
             #[cfg(feature = "mmap")]
             map: std::sync::OnceLock::new(),
-        })
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

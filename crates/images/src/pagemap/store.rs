@@ -72,6 +72,25 @@ impl PageStore {
         &self.lazy
     }
 
+    /// Adds the pages that were [kept back](Self::kept_back): they have been fetched, and lie in `file` from its beginning on, in
+    /// the order of that list.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the file is not as long as they are; [`ImageError::Io`].
+    pub fn supply(&mut self, file: File) -> Result<()> {
+        let path = PathBuf::from("(pages that were fetched)");
+        let wanted: u64 = self.lazy.iter().map(PageRun::bytes).sum();
+        let level = self.levels.len();
+        self.levels.push(Level::of(path, file, wanted)?);
+        let mut file_offset = 0;
+        for run in std::mem::take(&mut self.lazy) {
+            self.runs.push(PageRun { level, file_offset, ..run });
+            file_offset += run.bytes();
+        }
+        self.runs.sort_by_key(|run| run.vaddr);
+        Ok(())
+    }
+
     /// Number of pages there are.
     #[must_use]
     pub fn pages(&self) -> u64 {

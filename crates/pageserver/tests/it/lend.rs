@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use rewake_images::{Kind, PAGE_SIZE};
-use rewake_memdump::MemoryTarget;
+use rewake_memdump::{MemorySource, MemoryTarget};
 use rewake_pageserver::{Fetcher, Lender, PageServerError, Plain, ProtocolError, Request, Span};
 
 use super::{PAGE, content, ends, run, send, sender, with_server};
@@ -30,10 +30,10 @@ fn with_lender(work: impl FnOnce(Fetcher)) -> Result<u64, PageServerError> {
 
 #[test]
 fn pages_that_are_asked_for_come() {
-    let lent = with_lender(|mut fetcher| {
+    let lent = with_lender(|fetcher| {
         let mut got = BTreeMap::new();
         for (page, pages) in [(5, 3000), (4000, 1)] {
-            let fetched = fetcher.fetch(7, page * PAGE_SIZE, pages, |vaddr, bytes| {
+            let fetched = fetcher.fetch(7, page * PAGE_SIZE, pages, &mut |vaddr, bytes| {
                 for (n, bytes) in (0..).zip(bytes.chunks(PAGE)) {
                     assert!(bytes == content(vaddr / PAGE_SIZE + n, 1));
                     assert!(got.insert(vaddr / PAGE_SIZE + n, ()).is_none());
@@ -52,9 +52,9 @@ fn pages_that_are_asked_for_come() {
 fn pages_that_are_not_there_are_told() {
     for (pid, page, pages) in [(7, 3000, 20), (7, 0, 1), (8, 5, 1), (7, 3, 10)] {
         // Requests may be under way when the one who asked gives up.
-        let _ = with_lender(|mut fetcher| {
-            let error = fetcher.fetch(pid, page * PAGE_SIZE, pages, |_, _| Ok(())).unwrap_err();
-            assert!(matches!(error, PageServerError::NoPages { .. }), "{error}");
+        let _ = with_lender(|fetcher| {
+            let error = fetcher.fetch(pid, page * PAGE_SIZE, pages, &mut |_, _| Ok(())).unwrap_err();
+            assert!(matches!(said(error), PageServerError::NoPages { .. }));
         });
     }
 }
@@ -67,9 +67,13 @@ fn answered(bytes: &[u8]) -> PageServerError {
             theirs.read_exact(&mut [0; 24]).unwrap();
             theirs.write_all(bytes).unwrap();
         });
-        let mut fetcher = Fetcher::new(Box::new(Plain::new(ours).unwrap()));
-        fetcher.fetch(7, PAGE_SIZE, 2, |_, _| Ok(())).unwrap_err()
+        let fetcher = Fetcher::new(Box::new(Plain::new(ours).unwrap()));
+        said(fetcher.fetch(7, PAGE_SIZE, 2, &mut |_, _| Ok(())).unwrap_err())
     })
+}
+
+fn said(error: rewake_memdump::SourceError) -> PageServerError {
+    *error.downcast().unwrap()
 }
 
 #[test]

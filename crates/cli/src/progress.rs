@@ -1,0 +1,70 @@
+//! How far a command is, on a terminal, and its end by a signal.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rewake_dump::Progress;
+
+/// What takes less time than this has no bar.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// A bar on standard error, if that is a terminal.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    bar: ProgressBar,
+    begun: Instant,
+    /// It has not been shown yet, and is to be.
+    waiting: AtomicBool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    /// A bar that says `what` is done. Results that go into a pipe as JSON are read by a program: then nobody looks.
+    pub(crate) fn new(what: &'static str, json: bool) -> Arc<Self> {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden()).with_message(what);
+        let style =
+            ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta}");
+        let bar = bar.with_style(style.expect("the template is sound"));
+        let looked_at = std::io::stderr().is_terminal() && (!json || std::io::stdout().is_terminal());
+        let (begun, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        Arc::new(Self { bar, begun, waiting: AtomicBool::new(looked_at), stop })
+    }
+
+    /// From here on, signals that ask this program to end ask the work to be given up instead.
+    pub(crate) fn until_signal(self: Arc<Self>) -> anyhow::Result<Arc<Self>> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
+        }
+        Ok(self)
+    }
+}
+
+impl Progress for Watcher {
+    fn expect(&self, bytes: u64) {
+        self.bar.inc_length(bytes);
+    }
+
+    fn done(&self, bytes: u64) {
+        self.bar.inc(bytes);
+        if self.waiting.load(Ordering::Relaxed)
+            && self.begun.elapsed() > SHORT
+            && self.waiting.swap(false, Ordering::Relaxed)
+        {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.force_draw();
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
