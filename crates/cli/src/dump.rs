@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// With --pre-dumps auto: how long the process may stand still, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10, requires = "pre_dumps")]
     max_freeze: u64,
+    /// Find out what changed by comparing pages only: slower, but tracking writes can be noticed by programs that move
+    /// memory of several mappings at once
+    #[arg(long)]
+    compare_pages: bool,
     #[command(flatten)]
     every: EveryArgs,
     #[command(flatten)]
@@ -61,6 +65,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     options.files.hash_bytes = args.hash_bytes;
     options.files.hash_time = Duration::from_secs(args.hash_seconds);
     options.snapshot = args.snapshot;
+    options.compare_pages = args.compare_pages;
     if let Some(code) = args.every.run(&args.target, &options, out)? {
         return Ok(code);
     }

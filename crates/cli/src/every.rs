@@ -17,7 +17,7 @@ pub(crate) struct EveryArgs {
     /// Make a checkpoint every so many seconds, in directories 1, 2 and so on, until the process ends (exit status 1) or
     /// SIGTERM or SIGINT comes (exit status 0). Each holds what changed since the one before; `latest` leads to the youngest
     #[arg(long, value_name = "SECONDS", requires = "leave_running", value_parser = seconds)]
-    #[arg(conflicts_with_all = ["pre_dumps", "prev_images_dir"])]
+    #[arg(conflicts_with_all = ["pre_dumps", "prev_images_dir", "page_server"])]
     every: Option<Duration>,
     /// With --every: how many checkpoints are kept; what they need of older ones stays as well
     #[arg(long, value_name = "N", default_value = "2", requires = "every")]

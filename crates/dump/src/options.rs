@@ -43,6 +43,8 @@ pub struct DumpOptions {
     pub parent: Option<PathBuf>,
     /// The next checkpoint will have this one as its parent: note when it was made.
     pub track_mem: bool,
+    /// Find out what changed by comparing pages only, never by tracking writes, which the process could notice.
+    pub compare_pages: bool,
     /// With [`After::LeaveRunning`]: the process goes on as soon as a copy of it holds its memory, which is then written at
     /// leisure. Meanwhile it counts as two, and pages it writes are copied.
     pub snapshot: bool,
@@ -73,6 +75,7 @@ impl DumpOptions {
             track_mem: false,
             auto_dedup: false,
             snapshot: false,
+            compare_pages: false,
             compress: None,
             progress: None,
             memory_target: None,

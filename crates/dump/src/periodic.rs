@@ -64,8 +64,13 @@ pub fn dump_periodically(
         return Err(DumpError::Obstacles { obstacles });
     }
     let series = Series::open(&options.images_dir)?;
-    let mut run =
-        Run { options, keep: periodic.keep.get(), series, parent: None, tracking: Tracking::lasting(pid) };
+    let mut run = Run {
+        options,
+        keep: periodic.keep.get(),
+        series,
+        parent: None,
+        tracking: Tracking::lasting(options),
+    };
     let mut due = Instant::now();
     loop {
         if let Some(ended) = wait(pid, process.as_fd(), end, due)? {
@@ -111,7 +116,7 @@ impl Run<'_> {
             options.parent = Some(format!("../{parent}").into());
         }
         let mut before = DumpReport::default();
-        if !self.tracking.is_on() {
+        if self.tracking.is_new() {
             let areas = rewake_memdump::areas(pid).map_err(DumpError::capture(pid))?;
             self.tracking.look(&areas, &mut before)?;
         }

@@ -62,7 +62,7 @@ fn all_rounds(options: &DumpOptions, rounds: Rounds, made: &mut Vec<PathBuf>) ->
         Rounds::Auto { .. } => MOST_ROUNDS,
     };
     let mut reports: Vec<DumpReport> = Vec::new();
-    let mut tracking = Tracking::new(options.pid);
+    let mut tracking = Tracking::new(options);
     for round in 1..=limit {
         if matches!(rounds, Rounds::Auto { max_freeze } if !pays(&reports, max_freeze)) {
             break;

@@ -48,7 +48,7 @@ pub fn dump(options: &DumpOptions) -> Result<DumpReport> {
 pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) -> Result<DumpReport> {
     let begun = Instant::now();
     let pid = options.pid;
-    let mut own = Tracking::new(pid);
+    let mut own = Tracking::new(options);
     let rounds = tracking.is_some();
     let tracking = tracking.unwrap_or(&mut own);
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.

@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use rewake_memdump::{Area, DirtyTracker, PageRun, UffdTracker, VmFlags};
+use rewake_memdump::{Area, DirtyTracker, PageRun, SoftDirtyTracker, UffdTracker, VmFlags};
 use rewake_tracee::{Release, ThreadGroup};
 
 use crate::error::{DumpError, Result};
-use crate::options::DumpReport;
+use crate::options::{DumpOptions, DumpReport};
 use crate::sys;
 
 /// What keeps track of the writes of a process. Dropped, it leaves nothing in the process.
@@ -41,14 +41,20 @@ impl std::fmt::Debug for State {
 }
 
 impl Tracking {
-    /// Of `pid`; nothing happens yet.
-    pub(crate) fn new(pid: Pid) -> Self {
-        Self { pid, state: State::New, lasting: false, distrusted: false }
+    /// Of the process that is dumped, unless pages are to be compared instead; nothing happens yet.
+    pub(crate) fn new(options: &DumpOptions) -> Self {
+        let state = if options.compare_pages { State::Off } else { State::New };
+        Self { pid: options.pid, state, lasting: false, distrusted: false }
     }
 
-    /// Of `pid`, for many dumps.
-    pub(crate) fn lasting(pid: Pid) -> Self {
-        Self { lasting: true, ..Self::new(pid) }
+    /// As [`Self::new`], for many dumps.
+    pub(crate) fn lasting(options: &DumpOptions) -> Self {
+        Self { lasting: true, ..Self::new(options) }
+    }
+
+    /// Whether it begins with the next look.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.state, State::New)
     }
 
     /// Whether it goes on after a dump.
@@ -87,6 +93,12 @@ impl Tracking {
                 Ok(None)
             }
             State::On(tracker) => {
+                if tracker.must_stand() {
+                    let mut stop = Stop::of(pid)?;
+                    let written = tracker.written(areas).map_err(DumpError::capture(pid))?;
+                    stop.end(report)?;
+                    return Ok(Some(written));
+                }
                 let written = tracker.written(areas).map_err(DumpError::capture(pid))?;
                 if tracker.wants_to_begin() {
                     let mut stop = Stop::of(pid)?;
@@ -155,9 +167,12 @@ fn begin(pid: Pid, areas: &[Area], report: &mut DumpReport) -> Result<Option<Box
     let mut tracker = match tracker {
         Ok(tracker) => tracker,
         Err(error) => {
+            let tracker = SoftDirtyTracker::begin_with(pid).map_err(DumpError::capture(pid))?;
             stop.end(report)?;
-            tracing::info!(%pid, error, "writes cannot be tracked: pages are compared");
-            return Ok(None);
+            if tracker.is_none() {
+                tracing::info!(%pid, error, "writes cannot be tracked: pages are compared");
+            }
+            return Ok(tracker.map(|tracker| -> Box<dyn DirtyTracker> { Box::new(tracker) }));
         }
     };
     tracker.begin(&rewake_memdump::maps(pid).map_err(DumpError::capture(pid))?);

@@ -122,3 +122,22 @@ pub(crate) fn with_zero_page<T>(page_size: NonZeroUsize, look: impl FnOnce(u64) 
     unsafe { munmap(page, page_size.get()) }?;
     Ok(seen)
 }
+
+/// Maps one page of our own and shows its address to `look`, with a way to write to it.
+pub(crate) fn with_own_page<T>(
+    page_size: NonZeroUsize,
+    look: impl FnOnce(u64, &dyn Fn()) -> T,
+) -> Result<T, Errno> {
+    let (prot, flags) =
+        (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS);
+    // SAFETY: no address is asked for, so nothing that exists is replaced.
+    let page = unsafe { mmap_anonymous(None, page_size, prot, flags) }?;
+    let write = || {
+        // SAFETY: the page is mapped writable until `look` returns, and nobody holds a reference into it.
+        unsafe { page.cast::<u8>().as_ptr().write_volatile(1) };
+    };
+    let seen = look(u64::try_from(page.addr().get()).expect("usize is 64 bits"), &write);
+    // SAFETY: exactly the mapping made above; no reference into it is left.
+    unsafe { munmap(page, page_size.get()) }?;
+    Ok(seen)
+}

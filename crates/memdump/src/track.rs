@@ -27,6 +27,11 @@ pub trait DirtyTracker {
     /// [`CaptureError::Died`], [`CaptureError::Proc`].
     fn written(&mut self, areas: &[Area]) -> Result<Vec<PageRun>, CaptureError>;
 
+    /// Whether the process must stand still for [`DirtyTracker::written`].
+    fn must_stand(&self) -> bool {
+        false
+    }
+
     /// Whether the last [`DirtyTracker::written`] met areas that are not tracked, so that it is worth stopping the process for
     /// [`DirtyTracker::begin`].
     fn wants_to_begin(&self) -> bool;
@@ -145,7 +150,7 @@ impl UffdTracker {
 }
 
 /// Whether only the process itself writes there, and by addresses.
-fn is_private(area: &Area) -> bool {
+pub(crate) fn is_private(area: &Area) -> bool {
     matches!(area.kind, AreaKind::AnonPrivate | AreaKind::Heap | AreaKind::Stack | AreaKind::FilePrivate)
 }
 

@@ -67,7 +67,7 @@ impl Stage<'_> {
     }
 
     fn once(&self, tool: Tool, case: &Case, dir: &Path, times: &mut Times) -> Result<()> {
-        let pid = self.start(case, dir)?;
+        let pid = start(self.load, case.load, dir)?;
         let images = dir.join("images");
         fs::create_dir(&images)?;
         let tree = pid.to_string();
@@ -90,23 +90,6 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// A process of that kind, ready.
-    fn start(&self, case: &Case, dir: &Path) -> Result<Pid> {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        let ready = dir.join("ready");
-        mkfifo(&ready, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let mut command = Command::new(self.load);
-        command.arg(&ready).args(case.load).current_dir(dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        rewake_testkit::detach(&mut command);
-        let child = command.spawn().context("starting the process")?;
-        let said = fs::read_to_string(&ready)?;
-        ensure!(said == "ready", "the process never got ready");
-        fs::remove_file(&ready)?;
-        Ok(Pid::from_raw(i32::try_from(child.id())?))
-    }
-
     fn timed(&self, tool: Tool, args: &[&str]) -> Result<(Duration, i64)> {
         let mut tool = match (tool, self.peer) {
             (Tool::Rewake, _) => Command::new(self.rewake),
@@ -116,6 +99,23 @@ impl Stage<'_> {
         tool.args(args);
         timed(&tool)
     }
+}
+
+/// A process of that kind, ready, with the arguments `args`.
+pub(super) fn start(load: &Path, args: &[&str], dir: &Path) -> Result<Pid> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let ready = dir.join("ready");
+    mkfifo(&ready, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut command = Command::new(load);
+    command.arg(&ready).args(args).current_dir(dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    rewake_testkit::detach(&mut command);
+    let child = command.spawn().context("starting the process")?;
+    let said = fs::read_to_string(&ready)?;
+    ensure!(said == "ready", "the process never got ready");
+    fs::remove_file(&ready)?;
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
 }
 
 /// Runs a program; how long it took and its peak of resident memory in KiB.

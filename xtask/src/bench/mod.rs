@@ -4,6 +4,7 @@ mod case;
 mod crit;
 mod files;
 mod measure;
+mod memory;
 mod report;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::peer::Peer;
 pub(crate) const USAGE: &str =
     "  bench [--rounds N] [--dir DIR] [CASE…]  dump and restore times beside CRIU's; DIR on tmpfs by default
   bench crit                    the image tool's times beside those of CRIU's
+  bench memory [rounds|capture|sizes]  memory copied while a process runs
   bench files                   build-ids of 200 libraries over their sizes";
 
 /// Set for the second run, inside a pid namespace.
@@ -53,6 +55,12 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     if options.cases == ["files"] {
         let dir = tempfile::tempdir_in(&options.dir)?;
         return files::run(&rewake, peer.as_ref(), options.rounds, dir.path());
+    }
+    if let [first, parts @ ..] = options.cases.as_slice()
+        && first == "memory"
+    {
+        let peer = peer.as_ref();
+        return memory::run(&rewake, &load, peer, options.rounds, &options.dir, parts);
     }
     let mut rows = Vec::new();
     for case in case::ALL {

@@ -152,6 +152,19 @@ kernel_test! {
         assert_eq!(verdict(&workload), "PASS");
     }
 
+    fn without_tracking_pages_are_compared_and_nothing_is_seen_in_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("churn", dir.path()).unwrap();
+        let mut options = DumpOptions::new(workload.pid(), dir.path().join("images"));
+        options.compare_pages = true;
+        let reports = dump_in_rounds(&options, Rounds::Fixed(2)).unwrap();
+        assert!(reports[0].frozen.is_zero() && reports[1].frozen.is_zero(), "to compare takes no stop");
+        assert!(reports[2].parent_pages > 0, "{reports:?}");
+        workload.wait_end(PATIENCE).unwrap();
+        restore(&RestoreOptions::new(options.images_dir)).unwrap();
+        assert_eq!(verdict(&Workload::adopt(workload.pid(), workload.dir()).unwrap()), "PASS");
+    }
+
     fn rounds_leave_no_trace_in_a_process_that_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let workload = Workload::spawn("minimal", dir.path()).unwrap();
