@@ -77,6 +77,8 @@ pub(crate) struct Memory<'a> {
     /// The task runs on meanwhile.
     pub(crate) live: bool,
     pub(crate) known: Known<'a>,
+    /// The pages to store, if they are known already.
+    pub(crate) surveyed: Option<Vec<AreaPages>>,
 }
 
 impl<'a> Memory<'a> {
@@ -104,13 +106,17 @@ impl<'a> Memory<'a> {
             source: pid,
             live: false,
             known: Known::Nothing,
+            surveyed: None,
         }
     }
 
     /// The pages of private memory to store, ascending; guard pages are noted in `extra`.
     fn chosen(&mut self, areas: &[Area], mut extra: Option<&mut TaskExtra>) -> Result<Vec<PageRun>> {
         let mut runs = Vec::new();
-        let surveyed = rewake_memdump::survey(self.source, areas).map_err(DumpError::capture(self.source))?;
+        let surveyed = match self.surveyed.take() {
+            Some(surveyed) => surveyed,
+            None => rewake_memdump::survey(self.source, areas).map_err(DumpError::capture(self.source))?,
+        };
         for AreaPages { area, runs: of_area, guards } in surveyed {
             let Some(area) = areas.get(area) else { continue };
             self.report.pages_scanned += area.len_bytes() / PAGE_SIZE;
@@ -125,20 +131,28 @@ impl<'a> Memory<'a> {
         Ok(runs)
     }
 
-    /// The pages of private memory that are now as the parent has them, ascending. The process runs meanwhile.
-    pub(crate) fn same_now(&mut self, areas: &[Area]) -> Result<Vec<PageRun>> {
+    /// The pages of private memory that are there now, ascending. The process runs meanwhile.
+    pub(crate) fn there_now(&mut self, areas: &[Area]) -> Result<Vec<PageRun>> {
+        let choosing = Instant::now();
+        let scanned = self.report.pages_scanned;
+        let runs = self.chosen(areas, None)?;
+        // They are counted when it stands.
+        self.report.pages_scanned = scanned;
+        self.report.choosing += choosing.elapsed();
+        Ok(runs)
+    }
+
+    /// Those of `runs` that are now as the parent has them. The process runs meanwhile.
+    pub(crate) fn same_now(&mut self, runs: &[PageRun]) -> Result<Vec<PageRun>> {
         let Some(store) = self.parent.and_then(|parent| parent.private.as_ref()) else {
             return Ok(Vec::new());
         };
         let choosing = Instant::now();
-        let scanned = self.report.pages_scanned;
-        let runs = self.chosen(areas, None)?;
-        self.report.pages_scanned = scanned;
         let forced = ProcMem::open(self.pid).map_err(DumpError::capture(self.pid))?;
         let memory = ProcessVm::new(self.pid);
         let increment =
             Increment { pid: self.pid, memory: &memory, forced: &forced, parent: Some(store), live: true };
-        let same = increment.same(&runs, &self.options).map_err(DumpError::capture(self.pid))?;
+        let same = increment.same(runs, &self.options).map_err(DumpError::capture(self.pid))?;
         self.report.choosing += choosing.elapsed();
         Ok(same)
     }

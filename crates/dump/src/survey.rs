@@ -68,14 +68,20 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
 
     // What changed since a parent of another run nobody has watched. It is compared now, while the process runs and its
     // writes are seen, so that only those are left to look at when it stands. A snapshot is compared when it runs again.
-    let mut same = None;
-    let to_compare = parent.as_ref().filter(|parent| parent.has_private() && !rounds);
-    if let Some(parent) = to_compare.filter(|_| !wants_snapshot(options)) {
-        tracking.look(&areas, &mut report)?;
+    let (mut before, mut same) = (None, None);
+    if !wants_snapshot(options) && !tracking.is_lasting() {
+        let compared = parent.as_ref().filter(|parent| parent.has_private() && !rounds);
+        if compared.is_some() {
+            tracking.look(&areas, &mut report)?;
+        }
         if tracking.is_on() {
-            let mut memory = Memory::new(pid, &writer, options, Some(parent), &mut report);
-            same = Some(memory.same_now(&areas)?);
-            areas = tracking.unmarked(rewake_memdump::areas(pid).map_err(capture(pid))?);
+            let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
+            let there = memory.there_now(&areas)?;
+            if compared.is_some() {
+                same = Some(memory.same_now(&there)?);
+                areas = tracking.unmarked(rewake_memdump::areas(pid).map_err(capture(pid))?);
+            }
+            before = Some(there);
         }
     }
 
@@ -98,13 +104,14 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     report.threads = task.cores.len();
     report.mappings = areas.len();
     report.descriptors = task.fdinfo.len();
-    let written = tracking.look_standing(&areas)?;
-    let known = match &written {
+    let looked = tracking.look_standing(&areas, before.as_deref())?;
+    let known = match &looked.written {
         Some(written) => Known::Written { written, same: same.as_deref(), compare: tracking.is_lasting() },
         None => Known::Nothing,
     };
     let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
     memory.known = known;
+    memory.surveyed = looked.pages;
     memory.shared(&files.shared)?;
     snapshot = take_snapshot(options, &mut group, &areas)?;
     if snapshot.is_none() {

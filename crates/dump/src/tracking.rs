@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use rewake_memdump::{Area, DirtyTracker, PageRun, SoftDirtyTracker, UffdTracker, VmFlags};
+use rewake_memdump::{Area, AreaPages, DirtyTracker, PageRun, SoftDirtyTracker, UffdTracker, VmFlags};
 use rewake_tracee::{Release, ThreadGroup};
 
 use crate::error::{DumpError, Result};
@@ -112,18 +112,34 @@ impl Tracking {
         }
     }
 
-    /// As [`Self::look`], of a process that stands.
-    pub(crate) fn look_standing(&mut self, areas: &[Area]) -> Result<Option<Vec<PageRun>>> {
-        let pid = self.pid;
-        let State::On(tracker) = &mut self.state else { return Ok(None) };
-        let written = tracker.written(areas).map_err(DumpError::capture(pid))?;
+    /// As [`Self::look`], of a process that stands. With `before`, the pages of private memory that were there since the last
+    /// look, it may find out in the same go which are to be stored.
+    pub(crate) fn look_standing(&mut self, areas: &[Area], before: Option<&[PageRun]>) -> Result<Looked> {
+        let failed = DumpError::capture(self.pid);
+        let State::On(tracker) = &mut self.state else { return Ok(Looked::default()) };
+        if let Some(before) = before
+            && let Some(settled) = tracker.settle(areas, before).map_err(failed)?
+        {
+            return Ok(Looked { written: Some(settled.written), pages: Some(settled.pages) });
+        }
+        let written = tracker.written(areas).map_err(failed)?;
         if self.lasting && tracker.wants_to_begin() {
             tracker.begin(areas);
             // What is written before it is armed would be missed.
-            tracker.arm().map_err(DumpError::capture(pid))?;
+            tracker.arm().map_err(failed)?;
         }
-        Ok(Some(written).filter(|_| !std::mem::take(&mut self.distrusted)))
+        let written = Some(written).filter(|_| !std::mem::take(&mut self.distrusted));
+        Ok(Looked { written, pages: None })
     }
+}
+
+/// What a look at a process that stands told.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Pages that may have been written, if anybody knows.
+    pub(crate) written: Option<Vec<PageRun>>,
+    /// Pages to store, if they were found as well.
+    pub(crate) pages: Option<Vec<AreaPages>>,
 }
 
 /// A process stopped for a moment.

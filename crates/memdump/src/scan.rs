@@ -141,24 +141,9 @@ impl PageScanner {
             all_of: query.all_of.bits(),
             any_of: query.any_of.bits(),
             returned: query.returned.bits(),
-            protect: false,
+            ..ScanRequest::default()
         };
-        while request.start < request.end {
-            let (filled, walk_end) = sys::pagemap_scan(self.pagemap.as_fd(), &request, &mut self.regions)?;
-            let found = self.regions.get(..filled).unwrap_or(&self.regions);
-            for region in found {
-                let pages = region.end.saturating_sub(region.start) / PAGE_SIZE;
-                let categories = PageCategories::from_bits_truncate(region.categories);
-                push_run(runs, PageRun { start: region.start, pages, categories });
-            }
-            if filled < self.regions.len() {
-                break; // there was room left, so the walk reached the end
-            }
-            // The kernel may leave walk_end at the last point where it paused although it returned regions behind
-            // that; starting there would return them twice.
-            request.start = walk_end.max(found.last().map_or(walk_end, |last| last.end));
-        }
-        Ok(())
+        Ok(sys::scan_all(self.pagemap.as_fd(), &mut request, &mut self.regions, runs)?)
     }
 
     /// Linux 6.13 and 6.14 have guard pages but show them as swapped: looks those up in the table.

@@ -39,7 +39,11 @@ pub fn survey(pid: Pid, areas: &[Area]) -> Result<Vec<AreaPages>, CaptureError> 
     survey_with(&mut PageScanner::open(pid)?, pid, areas)
 }
 
-fn survey_with(scanner: &mut PageScanner, pid: Pid, areas: &[Area]) -> Result<Vec<AreaPages>, CaptureError> {
+pub(crate) fn survey_with(
+    scanner: &mut PageScanner,
+    pid: Pid,
+    areas: &[Area],
+) -> Result<Vec<AreaPages>, CaptureError> {
     let mut pages = Vec::with_capacity(areas.len());
     // One call for neighbours that are asked the same saves most of the time where areas are many and small.
     let over_gaps = scanner.skips_gaps();
@@ -119,7 +123,7 @@ fn by_area(found: Vec<PageRun>, areas: &[Area], first_index: usize) -> Vec<AreaP
 
 impl AreaPages {
     /// Takes in what a scan found: guard pages here, the others there.
-    fn sort_in(&mut self, found: Vec<PageRun>) {
+    pub(crate) fn sort_in(&mut self, found: Vec<PageRun>) {
         for run in found {
             if run.categories.contains(PageCategories::GUARD) {
                 match self.guards.last_mut() {

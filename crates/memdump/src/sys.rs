@@ -2,11 +2,13 @@
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::query::{PAGE_SIZE, PageCategories, PageRun, push_run};
 
 /// `struct page_region` of the kernel: pages of equal categories.
 #[repr(C)]
@@ -28,7 +30,9 @@ pub(crate) struct ScanRequest {
     pub(crate) all_of: u64,
     pub(crate) any_of: u64,
     pub(crate) returned: u64,
-    /// Protect what is found again, and fail for memory that is not tracked asynchronously.
+    /// Fail for memory that is not tracked asynchronously.
+    pub(crate) tracked: bool,
+    /// Protect what is found again; only for memory that is tracked.
     pub(crate) protect: bool,
 }
 
@@ -65,7 +69,11 @@ pub(crate) fn pagemap_scan(
     const PM_SCAN_CHECK_WPASYNC: u64 = 2;
     let mut arg = ScanArg {
         size: SCAN_ARG_BYTES,
-        flags: if request.protect { PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC } else { 0 },
+        flags: match (request.protect, request.tracked) {
+            (true, _) => PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+            (false, true) => PM_SCAN_CHECK_WPASYNC,
+            (false, false) => 0,
+        },
         start: request.start,
         end: request.end,
         walk_end: 0,
@@ -83,6 +91,31 @@ pub(crate) fn pagemap_scan(
     let filled = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
     let filled = Errno::result(filled)?;
     Ok((usize::try_from(filled).expect("Errno::result took the negative ones"), arg.walk_end))
+}
+
+/// As [`pagemap_scan`], however many calls it takes; `request.start` is moved on.
+pub(crate) fn scan_all(
+    pagemap: BorrowedFd<'_>,
+    request: &mut ScanRequest,
+    regions: &mut [PageRegion],
+    runs: &mut Vec<PageRun>,
+) -> Result<(), Errno> {
+    while request.start < request.end {
+        let (filled, walk_end) = pagemap_scan(pagemap, request, regions)?;
+        let found = regions.get(..filled).unwrap_or(regions);
+        for region in found {
+            let pages = region.end.saturating_sub(region.start) / PAGE_SIZE;
+            let categories = PageCategories::from_bits_truncate(region.categories);
+            push_run(runs, PageRun { start: region.start, pages, categories });
+        }
+        if filled < regions.len() {
+            break; // there was room left, so the walk reached the end
+        }
+        // The kernel may leave walk_end at the last point where it paused although it returned regions behind
+        // that; starting there would return them twice.
+        request.start = walk_end.max(found.last().map_or(walk_end, |last| last.end));
+    }
+    Ok(())
 }
 
 /// Agrees with the kernel on asynchronous write protection. ioctl_userfaultfd(2), UFFDIO_API; Linux 6.7.
@@ -140,4 +173,25 @@ pub(crate) fn with_own_page<T>(
     // SAFETY: exactly the mapping made above; no reference into it is left.
     unsafe { munmap(page, page_size.get()) }?;
     Ok(seen)
+}
+
+/// Maps a guard page of our own in memory whose writes are tracked, and shows its address to `look`. Linux 6.13.
+pub(crate) fn with_tracked_guard_page<T>(look: impl FnOnce(u64) -> T) -> Result<T, Errno> {
+    const USER_MODE_ONLY: libc::c_int = 1;
+    const MADV_GUARD_INSTALL: libc::c_int = 102;
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY;
+    // SAFETY: takes a number.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else has it.
+    let uffd = unsafe { OwnedFd::from_raw_fd(fd) };
+    uffd_api(uffd.as_fd())?;
+    let page_size = usize::try_from(PAGE_SIZE).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
+    with_own_page(page_size, |addr, _| {
+        uffd_register_wp(uffd.as_fd(), addr, PAGE_SIZE)?;
+        let at = std::ptr::without_provenance_mut(usize::try_from(addr).map_err(|_| Errno::EFAULT)?);
+        // SAFETY: the page is mapped until this closure returns, and nobody touches it.
+        Errno::result(unsafe { libc::madvise(at, page_size.get(), MADV_GUARD_INSTALL) })?;
+        Ok(look(addr))
+    })?
 }

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use crate::area::{Area, AreaKind};
 use crate::error::CaptureError;
 use crate::query::{PAGE_SIZE, PageCategories, PageRun, push_run};
+use crate::settle::{Settled, Settling};
 use crate::sys::{self, PageRegion, ScanRequest};
 
 /// Something that notices writes.
@@ -26,6 +27,17 @@ pub trait DirtyTracker {
     /// # Errors
     /// [`CaptureError::Died`], [`CaptureError::Proc`].
     fn written(&mut self, areas: &[Area]) -> Result<Vec<PageRun>, CaptureError>;
+
+    /// [`survey`](crate::survey) and [`DirtyTracker::written`] in one, of a process that stands and will not be looked at
+    /// again: takes time for what was written, and hardly any for the rest. `before` are the pages of private memory that a
+    /// survey told when what was written since the last look began to be seen, or later, ascending. `None` if it cannot do that.
+    ///
+    /// # Errors
+    /// As [`DirtyTracker::written`] and [`survey`](crate::survey).
+    fn settle(&mut self, areas: &[Area], before: &[PageRun]) -> Result<Option<Settled>, CaptureError> {
+        let _ = (areas, before);
+        Ok(None)
+    }
 
     /// Whether the process must stand still for [`DirtyTracker::written`].
     fn must_stand(&self) -> bool {
@@ -97,22 +109,26 @@ impl UffdTracker {
             protect: true,
             ..ScanRequest::default()
         };
-        while request.start < request.end {
-            let (filled, walk_end) = sys::pagemap_scan(pagemap.as_fd(), &request, &mut self.regions)?;
-            let found = self.regions.get(..filled).unwrap_or(&self.regions);
-            for region in found {
-                let pages = region.end.saturating_sub(region.start) / PAGE_SIZE;
-                push_run(
-                    &mut runs,
-                    PageRun { start: region.start, pages, categories: PageCategories::empty() },
-                );
-            }
-            if filled < self.regions.len() {
-                break;
-            }
-            // As in PageScanner: walk_end may lie before the last region.
-            request.start = walk_end.max(found.last().map_or(walk_end, |last| last.end));
-        }
+        sys::scan_all(pagemap.as_fd(), &mut request, &mut self.regions, &mut runs)?;
+        runs.iter_mut().for_each(|run| run.categories = PageCategories::empty());
+        Ok(runs)
+    }
+
+    /// What in the page table of a private file is neither a page nor written. Where a copy was dropped the kernel leaves its
+    /// mark of not being written, although what is there now is the file's page; swapped pages look like that, too.
+    fn marks(&mut self, pagemap: &File, range: Range<u64>) -> Result<Vec<PageRun>, Errno> {
+        let mut runs = Vec::new();
+        let both = (PageCategories::WRITTEN | PageCategories::SWAPPED).bits();
+        let mut request = ScanRequest {
+            start: range.start,
+            end: range.end,
+            inverted: PageCategories::WRITTEN.bits(),
+            all_of: both,
+            tracked: true,
+            ..ScanRequest::default()
+        };
+        sys::scan_all(pagemap.as_fd(), &mut request, &mut self.regions, &mut runs)?;
+        runs.iter_mut().for_each(|run| run.categories = PageCategories::empty());
         Ok(runs)
     }
 
@@ -149,6 +165,18 @@ impl UffdTracker {
     }
 }
 
+/// The pages of two lists without a page in common, ascending.
+pub(crate) fn joined(mut runs: Vec<PageRun>, others: Vec<PageRun>) -> Vec<PageRun> {
+    if others.is_empty() {
+        return runs;
+    }
+    runs.extend(others);
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut joined = Vec::with_capacity(runs.len());
+    runs.into_iter().for_each(|run| push_run(&mut joined, run));
+    joined
+}
+
 /// Whether only the process itself writes there, and by addresses.
 pub(crate) fn is_private(area: &Area) -> bool {
     matches!(area.kind, AreaKind::AnonPrivate | AreaKind::Heap | AreaKind::Stack | AreaKind::FilePrivate)
@@ -170,7 +198,13 @@ impl DirtyTracker for UffdTracker {
                 push_run(&mut written, whole);
                 continue;
             }
-            match self.scan(&pagemap, area.range()) {
+            let mut looked = self.scan(&pagemap, area.range());
+            if let Ok(runs) = &mut looked
+                && area.kind == AreaKind::FilePrivate
+            {
+                looked = self.marks(&pagemap, area.range()).map(|marks| joined(std::mem::take(runs), marks));
+            }
+            match looked {
                 Ok(runs) => runs.into_iter().for_each(|run| push_run(&mut written, run)),
                 Err(Errno::ESRCH) => return Err(CaptureError::Died { pid: self.pid }),
                 Err(_) => {
@@ -181,6 +215,11 @@ impl DirtyTracker for UffdTracker {
         }
         self.unknown = Some(unknown);
         Ok(written)
+    }
+
+    fn settle(&mut self, areas: &[Area], before: &[PageRun]) -> Result<Option<Settled>, CaptureError> {
+        let pagemap = self.pagemap()?;
+        Settling::new(self.pid, &pagemap)?.run(areas, before).map(Some)
     }
 
     fn wants_to_begin(&self) -> bool {

@@ -7,9 +7,12 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rewake_memdump::{Area, DirtyTracker, UffdTracker, areas};
+use rewake_memdump::{Area, DirtyTracker, PageRun, UffdTracker, areas, survey};
 
 use crate::mapping::{Mapping, PAGE};
+
+/// linux/mman.h
+const MADV_GUARD_INSTALL: i32 = 102;
 
 /// A tracker of our own memory; `None` where the kernel has none or forbids it.
 fn tracker() -> Option<UffdTracker> {
@@ -79,6 +82,8 @@ fn of_a_private_file_the_copies_are_noticed() {
     mapping.write(0, 2);
     mapping.write(3, 2);
     assert_eq!(seen(&mut tracker, &mapping), [0, 3]);
+    mapping.advise(0, 1, libc::MADV_DONTNEED).unwrap();
+    assert_eq!(seen(&mut tracker, &mapping), [0], "what is there now is the file's");
 }
 
 #[test]
@@ -201,4 +206,106 @@ fn without_the_descriptor_nothing_is_left() {
     assert!(!tracked());
     mapping.write(0, 2);
     assert_eq!(mapping.read(0), 2);
+}
+
+/// Pages to store and pages that may have been written, counted from the start of the mapping.
+type Told = (Vec<u64>, Vec<u64>);
+
+/// What is told of a mapping whose pages `before` were there when writes began to be seen.
+fn settled(tracker: &mut UffdTracker, mapping: &Mapping, before: &[PageRun]) -> Told {
+    let areas = mapping.areas();
+    let settled = tracker.settle(&areas, before).unwrap().expect("it can do that");
+    let number = |addr: u64| (addr - mapping.addr()) / 4096;
+    let listed = |runs: &[PageRun]| {
+        runs.iter().flat_map(|run| (0..run.pages).map(|n| number(run.start) + n)).collect::<Vec<u64>>()
+    };
+    // Whatever was asked for only in part, it must be what a survey says, which asks for everything.
+    let surveyed = survey(Pid::this(), &areas).unwrap();
+    assert_eq!(settled.pages, surveyed);
+    let runs: Vec<PageRun> = settled.pages.iter().flat_map(|pages| pages.runs.iter().copied()).collect();
+    (listed(&runs), listed(&settled.written))
+}
+
+fn present(mapping: &Mapping) -> Vec<PageRun> {
+    survey(Pid::this(), &mapping.areas()).unwrap().into_iter().flat_map(|pages| pages.runs).collect()
+}
+
+/// Small areas are asked about in one way, large ones in another.
+#[test]
+fn what_stands_is_settled_by_what_was_written() {
+    for pages in [16, 4096] {
+        let Some(mut tracker) = tracker() else { return };
+        let mapping = Mapping::private(pages);
+        (0..8).for_each(|page| mapping.write(page, 1));
+        seen(&mut tracker, &mapping);
+        let before = present(&mapping);
+        assert_eq!(settled(&mut tracker, &mapping, &before), ((0..8).collect(), vec![]));
+        mapping.write(2, 2);
+        mapping.write(12, 2); // was not there
+        mapping.advise(4, 2, libc::MADV_DONTNEED).unwrap(); // is not there any more
+        mapping.read(5); // the page of zeros
+        let expected = (vec![0, 1, 2, 3, 6, 7, 12], vec![2, 12]);
+        assert_eq!(settled(&mut tracker, &mapping, &before), expected);
+        assert_eq!(settled(&mut tracker, &mapping, &before), expected, "looking changes nothing");
+        if mapping.advise(6, 1, MADV_GUARD_INSTALL).is_ok() {
+            assert_eq!(settled(&mut tracker, &mapping, &before).0, [0, 1, 2, 3, 7, 12]);
+        }
+    }
+}
+
+/// The kernel may free page tables, or move them away, and then passes over what is not there.
+#[test]
+fn pages_whose_table_is_gone_are_gone() {
+    const TABLE: usize = 512;
+    let Some(mut tracker) = tracker() else { return };
+    let mapping = Mapping::private(8 * TABLE);
+    (0..8 * TABLE).for_each(|page| mapping.write(page, 1));
+    seen(&mut tracker, &mapping);
+    let before = present(&mapping);
+    // Whole tables among them, whatever the alignment.
+    mapping.advise(100, 3 * TABLE, libc::MADV_DONTNEED).unwrap();
+    let left: Vec<u64> = (0..100).chain(100 + 3 * TABLE as u64..8 * TABLE as u64).collect();
+    assert_eq!(settled(&mut tracker, &mapping, &before), (left, vec![]));
+    let at = |page: usize| {
+        std::ptr::without_provenance_mut(usize::try_from(mapping.addr()).unwrap() + page * PAGE)
+    };
+    let elsewhere = Mapping::private(2 * TABLE);
+    let to = std::ptr::without_provenance_mut(usize::try_from(elsewhere.addr()).unwrap());
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the pages of one mapping of this test move to another, which they replace; both stay mapped.
+    let moved = unsafe { libc::mremap(at(5 * TABLE), 2 * TABLE * PAGE, 2 * TABLE * PAGE, flags, to) };
+    assert_eq!(moved, to);
+    let (stored, _) = settled(&mut tracker, &mapping, &before);
+    let left =
+        (0..100).chain(100 + 3 * TABLE as u64..5 * TABLE as u64).chain(7 * TABLE as u64..8 * TABLE as u64);
+    assert_eq!(stored, left.collect::<Vec<u64>>());
+}
+
+#[test]
+fn of_an_area_that_is_not_tracked_all_is_written() {
+    for pages in [16, 4096] {
+        let Some(mut tracker) = tracker() else { return };
+        let mapping = Mapping::private(pages);
+        (3..6).for_each(|page| mapping.write(page, 1));
+        let before = present(&mapping);
+        assert_eq!(settled(&mut tracker, &mapping, &before), (vec![3, 4, 5], vec![3, 4, 5]));
+    }
+}
+
+#[test]
+fn dropped_copies_of_a_private_file_are_not_taken_for_what_they_were() {
+    for pages in [16, 4096] {
+        let Some(mut tracker) = tracker() else { return };
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((pages * PAGE) as u64).unwrap();
+        let mapping = Mapping::file(&file, pages, MapFlags::MAP_PRIVATE);
+        (0..4).for_each(|page| mapping.write(page, 1));
+        seen(&mut tracker, &mapping);
+        let before = present(&mapping);
+        mapping.advise(1, 2, libc::MADV_DONTNEED).unwrap();
+        assert_eq!(mapping.read(2), 0, "it is the file's again");
+        mapping.write(3, 2);
+        // As far as a survey can tell there is a page in the place of the second.
+        assert_eq!(settled(&mut tracker, &mapping, &before), (vec![0, 1, 3], vec![1, 3]));
+    }
 }
