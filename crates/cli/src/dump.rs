@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(short = 's', long)]
     leave_stopped: bool,
     /// Take along files that were deleted while open, up to this size
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = crate::size::parse)]
     ghost_limit: u64,
     /// First copy memory in so many rounds while the process runs, or in as many as pay
     #[arg(long, value_name = "N|auto", value_parser = parse_rounds, conflicts_with = "page_server")]
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     files: FileArgs,
     /// Bytes of files that may be hashed, while the process still runs
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = crate::size::parse)]
     hash_bytes: u64,
     /// Seconds that may go into that
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]

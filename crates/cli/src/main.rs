@@ -23,6 +23,7 @@ mod pre_dump;
 mod progress;
 mod recode;
 mod restore;
+mod size;
 mod source;
 mod stamp;
 mod target;

@@ -92,9 +92,16 @@ pub(crate) fn vma(pid: Pid, area: &Area, files: &mut FileTable) -> Result<(VmaEn
     Ok((vma, extra(area)))
 }
 
+/// Takes the place of MAP_PRIVATE in mmap(2). Linux 6.11, and not in libc yet.
+const MAP_DROPPABLE: i32 = 8;
+
 fn map_flags(area: &Area) -> u32 {
     let has = |flag: VmFlags, bits: i32| if area.vm_flags.contains(flag) { bits } else { 0 };
-    let mut flags = if area.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let mut flags = match area.shared {
+        true => libc::MAP_SHARED,
+        false if area.vm_flags.contains(VmFlags::DROPPABLE) => MAP_DROPPABLE,
+        false => libc::MAP_PRIVATE,
+    };
     let file = matches!(area.kind, AreaKind::FilePrivate | AreaKind::FileShared | AreaKind::AnonShared);
     if !file {
         flags |= libc::MAP_ANONYMOUS;

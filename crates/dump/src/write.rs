@@ -1,7 +1,5 @@
 //! The images, apart from memory.
 
-use std::io::Read;
-
 use nix::time::{ClockId, clock_gettime};
 use rewake_images::proto::{
     DumpStatsEntry, InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry,
@@ -63,7 +61,9 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
     for kind in [Kind::PipesData, Kind::FifoData] {
         pipes(writer, files, kind)?;
     }
-    ghosts(writer, files)?;
+    for ghost in &files.ghosts {
+        ghost.write(writer)?;
+    }
     writer.write(Kind::Seccomp, None, &SeccompEntry::default())?;
     writer.write(Kind::Timens, Some(0), &clocks())?;
     Ok(())
@@ -86,23 +86,6 @@ fn pipes(writer: &CheckpointWriter, files: &FileTable, kind: Kind) -> Result<()>
         }
     }
     image.map_or(Ok(()), |image| Ok(image.finish()?))
-}
-
-fn ghosts(writer: &CheckpointWriter, files: &FileTable) -> Result<()> {
-    for ghost in &files.ghosts {
-        let mut bytes = Vec::new();
-        if let Some(mut file) = ghost.file.as_ref() {
-            let name = Kind::GhostFile.file_name(Some(ghost.remap_id.into()));
-            file.read_to_end(&mut bytes).map_err(crate::DumpError::proc(
-                nix::unistd::Pid::from_raw(0),
-                format!("contents for {name}"),
-            ))?;
-        }
-        let mut image = writer.image(Kind::GhostFile, Some(ghost.remap_id.into()))?;
-        image.push_with(&ghost.entry, &bytes)?;
-        image.finish()?;
-    }
-    Ok(())
 }
 
 /// Writes what `reg_file_entry` has no place for. It is brought to disk with everything else.

@@ -2,6 +2,7 @@
 
 use crate::area::{Area, AreaKind};
 use crate::query::{PageCategories, PageQuery};
+use crate::vmflags::VmFlags;
 
 /// What is to be stored of one area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,11 @@ pub enum Choice {
 
 /// The pages to store of `area`.
 pub fn choice(area: &Area) -> Choice {
+    // The kernel may drop its pages at any time, so a program must be ready to find zeros. What lies there (the state of
+    // getrandom(2) in the vdso) must not be in two processes.
+    if area.vm_flags.contains(VmFlags::DROPPABLE) {
+        return Choice::Nothing;
+    }
     match area.kind {
         AreaKind::AnonPrivate | AreaKind::Heap | AreaKind::Stack => Choice::Pages(private_pages(false)),
         AreaKind::FilePrivate => Choice::Pages(private_pages(true)),

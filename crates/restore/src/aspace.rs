@@ -128,8 +128,11 @@ pub(crate) fn map(
     mapped: &HashMap<MappedAs, RawFd>,
     old_shared: &HashMap<u64, RawFd>,
 ) -> Result<()> {
+    // Takes the place of MAP_PRIVATE since Linux 6.11.
+    const MAP_DROPPABLE: i32 = 8;
     const KEPT: i32 = libc::MAP_SHARED
         | libc::MAP_PRIVATE
+        | MAP_DROPPABLE
         | libc::MAP_ANONYMOUS
         | libc::MAP_GROWSDOWN
         | libc::MAP_NORESERVE;

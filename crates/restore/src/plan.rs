@@ -93,7 +93,7 @@ pub(crate) struct Task {
     pub(crate) pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
     pub(crate) fifos: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
     /// Contents of deleted files, by remap id, and which file entry is which of them.
-    pub(crate) ghosts: BTreeMap<u32, (GhostFileEntry, Vec<u8>)>,
+    pub(crate) ghosts: BTreeMap<u32, GhostFileEntry>,
     pub(crate) ghost_of: HashMap<u32, u32>,
     pub(crate) remaps: Vec<RemapFilePathEntry>,
     pub(crate) fdinfo: Vec<FdinfoEntry>,
@@ -272,27 +272,8 @@ fn read_ghosts(checkpoint: &Checkpoint, task: &mut Task) -> Result<()> {
         let missing =
             || RestoreError::inconsistent(format!("ghost file {}", remap.remap_id), "it has no image");
         let mut image = checkpoint.entries(Kind::GhostFile, number)?.ok_or_else(missing)?;
-        let (entry, mut contents) = image.next_message::<GhostFileEntry>()?.ok_or_else(missing)?;
-        if entry.chunks() {
-            let size = usize::try_from(entry.size()).map_err(|_| missing())?;
-            while let Some((chunk, bytes)) = image.next_message::<rewake_images::proto::GhostChunkEntry>()? {
-                let at = usize::try_from(chunk.off).map_err(|_| missing())?;
-                let end = at.checked_add(bytes.len()).filter(|&end| end <= size.next_multiple_of(4096));
-                let end = end.ok_or_else(|| {
-                    RestoreError::inconsistent(
-                        format!("ghost file {}", remap.remap_id),
-                        "a chunk lies outside",
-                    )
-                })?;
-                if contents.len() < end {
-                    contents.resize(end, 0);
-                }
-                contents.get_mut(at..end).expect("just made that long").copy_from_slice(&bytes);
-            }
-            // A hole at the end is only in the size.
-            contents.truncate(size);
-        }
-        task.ghosts.insert(remap.remap_id, (entry, contents));
+        let (entry, _) = image.next_message::<GhostFileEntry>()?.ok_or_else(missing)?;
+        task.ghosts.insert(remap.remap_id, entry);
     }
     Ok(())
 }

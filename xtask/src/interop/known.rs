@@ -41,6 +41,7 @@ const KNOWN: &[Known] = &[
     to("guard", NO_PLACE),
     from("guard", "CRIU copies whole areas through a pipe in the task, which guard pages make fail"),
     from("wipe-on-fork", "CRIU does not look for this flag when it dumps"),
+    from("droppable", "CRIU does not look for this flag when it dumps"),
     to("locked-on-fault", NO_PLACE),
     from("locked-on-fault", NO_PLACE),
     to("sealed", NO_PLACE),

@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 
 use nix::sys::stat::FileStat;
-use rewake_images::proto::{GhostFileEntry, Timeval};
+use rewake_images::proto::{GhostChunkEntry, GhostFileEntry, Timeval};
+use rewake_images::{CheckpointWriter, Kind};
+use rewake_memdump::object_runs;
 
 use super::Refusal;
+use crate::error::{DumpError, Result as DumpResult};
 
 /// A deleted file, to be written when nothing moves.
 #[derive(Debug)]
@@ -24,7 +28,8 @@ impl Ghost {
         remap_id: u32,
         limit: u64,
     ) -> Result<Self, Refusal> {
-        let size = stat.st_size.unsigned_abs();
+        // Holes cost nothing.
+        let size = stat.st_size.min(stat.st_blocks.saturating_mul(BLOCK)).unsigned_abs();
         let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
         if regular && size > limit {
             let reason = format!("the file was deleted, and its {size} bytes exceed the limit of {limit}");
@@ -53,12 +58,57 @@ impl Ghost {
             atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
             mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
             chunks: Some(false),
-            size: None,
+            size: regular.then_some(stat.st_size.unsigned_abs()),
             symlnk_target: None,
         };
         Ok(Self { remap_id, entry, file: contents })
     }
+
+    /// Writes its image: a file without holes in one piece if it is small, else in pieces, and never what is a hole.
+    pub(crate) fn write(&self, writer: &CheckpointWriter) -> DumpResult<()> {
+        let number = Some(u64::from(self.remap_id));
+        let Some(file) = &self.file else {
+            return Ok(writer.write(
+                Kind::GhostFile,
+                number,
+                &GhostFileEntry { size: None, ..self.entry.clone() },
+            )?);
+        };
+        let name = Kind::GhostFile.file_name(number);
+        let failed = || DumpError::proc(nix::unistd::Pid::from_raw(0), format!("contents for {name}"));
+        let size = self.entry.size();
+        let runs = object_runs(file, 0..size).map_err(failed())?;
+        let data = runs.iter().map(|run| run.start..run.end().min(size));
+        let stored: u64 = data.clone().map(|range| range.end - range.start).sum();
+        let chunks = stored < size || size > CHUNK;
+        let mut image = writer.image(Kind::GhostFile, number)?;
+        let mut bytes = Vec::new();
+        let mut read = |from: u64, len: u64| -> DumpResult<Vec<u8>> {
+            bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+            file.read_exact_at(&mut bytes, from).map_err(failed())?;
+            Ok(bytes.clone())
+        };
+        if !chunks {
+            image.push_with(&GhostFileEntry { size: None, ..self.entry.clone() }, &read(0, size)?)?;
+            return Ok(image.finish()?);
+        }
+        image.push(&GhostFileEntry { chunks: Some(true), ..self.entry.clone() })?;
+        for range in data {
+            let mut off = range.start;
+            while off < range.end {
+                let len = (range.end - off).min(CHUNK);
+                image.push_with(&GhostChunkEntry { len, off }, &read(off, len)?)?;
+                off += len;
+            }
+        }
+        Ok(image.finish()?)
+    }
 }
+
+/// Bytes that `st_blocks` counts by, whatever `st_blksize` says, stat(2).
+const BLOCK: i64 = 512;
+/// Bytes that are held at once.
+const CHUNK: u64 = 1 << 20;
 
 /// The kernel's own encoding of a device number, which the format uses here.
 fn kernel_dev(dev: u64) -> u64 {

@@ -44,6 +44,12 @@ pub(crate) fn reachable(path: &Path, stat: &FileStat) -> Result<String, Refusal>
     let Some(text) = path.to_str() else {
         return Err(Refusal::new("its path is not valid UTF-8, which the format requires", "rename it"));
     };
+    if of_a_process(text) {
+        return Err(Refusal::new(
+            "files of a process in /proc cannot be dumped yet",
+            "close it before the dump",
+        ));
+    }
     match nix::sys::stat::stat(path) {
         Ok(found) if (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino) => Ok(text.to_owned()),
         Ok(_) => Err(Refusal::new("its path leads to another file now", "move the other file away")),
@@ -53,5 +59,26 @@ pub(crate) fn reachable(path: &Path, stat: &FileStat) -> Result<String, Refusal>
         Err(e) => {
             Err(Refusal::new(format!("its path cannot be followed: {}", e.desc()), "make it accessible"))
         }
+    }
+}
+
+/// Whether the path is below /proc/PID: such a file can only be opened again when the process is there.
+fn of_a_process(path: &str) -> bool {
+    let pid = path.strip_prefix("/proc/").and_then(|rest| rest.split('/').next());
+    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_a_process;
+
+    #[test]
+    fn files_of_processes_are_told_by_their_path() {
+        assert!(of_a_process("/proc/12/maps") && of_a_process("/proc/1"));
+        assert!(
+            ["/proc/meminfo", "/proc/sys/1", "/proc/", "/proc/1x/a", "/tmp/proc/1/x"]
+                .iter()
+                .all(|path| !of_a_process(path))
+        );
     }
 }

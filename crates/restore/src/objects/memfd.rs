@@ -82,9 +82,18 @@ pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64) -> Res
     Ok(store.pages())
 }
 
-/// An open file of the object.
-pub(super) fn open(object: BorrowedFd<'_>, entry: &MemfdFileEntry) -> Result<OwnedFd> {
-    let fd = super::reopen(object, entry.flags)?;
+/// An open file of the object: the one it was made with, if that is wanted, which does not count as one that writes, so that
+/// the program can go on executing the object.
+pub(super) fn open(object: BorrowedFd<'_>, entry: &MemfdFileEntry, as_made: bool) -> Result<OwnedFd> {
+    let fd = if as_made {
+        let fd = object.try_clone_to_owned().map_err(RestoreError::file("/proc/self/fd", "duplicate"))?;
+        let status = entry.flags.cast_signed();
+        sys::fcntl_int(fd.as_fd(), libc::F_SETFL, status)
+            .map_err(RestoreError::call("fcntl(F_SETFL)", format!("file {}", entry.id)))?;
+        fd
+    } else {
+        super::reopen(object, entry.flags)?
+    };
     if let (Ok(position), true) = (i64::try_from(entry.pos), entry.pos > 0) {
         lseek(&fd, position, Whence::SeekSet)
             .map_err(RestoreError::call("lseek", format!("descriptor {}", fd.as_raw_fd())))?;

@@ -9,7 +9,7 @@ mod regfile;
 mod signalfd;
 mod timerfd;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -47,6 +47,13 @@ pub(crate) fn mapped_as(plan: &Plan, vma: &VmaEntry) -> Option<MappedAs> {
     (opened & accmode != wanted).then_some((id, wanted))
 }
 
+/// What a file is needed for.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    only_stood_in: bool,
+    only_mapped: bool,
+}
+
 /// The files of a plan, open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
@@ -55,6 +62,8 @@ pub(crate) struct OpenFiles {
     mapped: BTreeMap<MappedAs, OwnedFd>,
     /// Shared memory by its number in the images.
     objects: HashMap<u64, OwnedFd>,
+    /// Those of which the file that they were made with is a descriptor already.
+    as_made: HashSet<u64>,
     pipes: HashMap<u32, pipe::Pipe>,
     /// Deleted files while they have a name.
     ghosts: HashMap<u32, PathBuf>,
@@ -77,13 +86,13 @@ pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint) -> Result<OpenFiles> {
 impl OpenFiles {
     fn all(&mut self, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
         let task = &plan.task;
-        for (&remap_id, (entry, contents)) in &task.ghosts {
+        for &remap_id in task.ghosts.keys() {
             let orig = task.ghost_of.iter().find(|(_, remap)| **remap == remap_id).map(|(orig, _)| *orig);
             let name = orig.and_then(|id| task.files.get(&id)).and_then(|file| file_name(file));
             let name = name.ok_or_else(|| {
                 RestoreError::inconsistent(format!("ghost file {remap_id}"), "no file is it")
             })?;
-            self.ghosts.insert(remap_id, ghost::create(name, entry, contents)?);
+            self.ghosts.insert(remap_id, ghost::create(name, remap_id, checkpoint)?);
         }
         let mut wanted: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
         wanted.extend(plan.areas.iter().filter_map(|area| area.file));
@@ -94,14 +103,23 @@ impl OpenFiles {
             let missing =
                 || RestoreError::inconsistent(format!("file {id}"), "it is not in the list of files");
             let file = task.files.get(&id).ok_or_else(missing)?;
-            let only_stood_in = directories.contains(&id) && !opened_by_fd.contains(&id);
-            let fd = self.one(plan, checkpoint, file, only_stood_in)?;
+            let by_fd = opened_by_fd.contains(&id);
+            let used = Used { only_stood_in: directories.contains(&id) && !by_fd, only_mapped: !by_fd };
+            let fd = self.one(plan, checkpoint, file, used)?;
             self.files.insert(id, fd);
         }
         for mapped in plan.task.mm.vmas.iter().filter_map(|vma| mapped_as(plan, vma)) {
             let (id, access) = mapped;
             if let (false, Some(file)) = (self.mapped.contains_key(&mapped), self.files.get(&id)) {
-                let again = reopen(file.as_fd(), access)?;
+                let inode = plan.task.files.get(&id).and_then(|file| file.memfd.as_ref());
+                let object = inode.and_then(|memfd| self.objects.get(&u64::from(memfd.inode_id)));
+                let again = match object.filter(|_| access == libc::O_RDWR.unsigned_abs()) {
+                    // As in a mapping of what memfd_create made.
+                    Some(object) => {
+                        object.try_clone().map_err(RestoreError::file("/proc/self/fd", "duplicate"))?
+                    }
+                    None => reopen(file.as_fd(), access)?,
+                };
                 self.mapped.insert(mapped, again);
             }
         }
@@ -113,7 +131,7 @@ impl OpenFiles {
         plan: &Plan,
         checkpoint: &Checkpoint,
         file: &FileEntry,
-        only_stood_in: bool,
+        Used { only_stood_in, only_mapped }: Used,
     ) -> Result<OwnedFd> {
         let task = &plan.task;
         let id = file.id;
@@ -155,8 +173,11 @@ impl OpenFiles {
             FdTypes::Signalfd => signalfd::open(file.sgfd.as_ref().ok_or_else(empty)?),
             FdTypes::Memfd => {
                 let entry = file.memfd.as_ref().ok_or_else(empty)?;
-                let object = self.memfd_object(plan, checkpoint, u64::from(entry.inode_id))?;
-                memfd::open(object, entry)
+                let inode_id = u64::from(entry.inode_id);
+                let writable = entry.flags & libc::O_ACCMODE.unsigned_abs() == libc::O_RDWR.unsigned_abs();
+                // memfd_create gives one open file; a mapping is most likely of that, others were opened later.
+                let as_made = writable && (only_mapped || self.as_made.insert(inode_id));
+                memfd::open(self.memfd_object(plan, checkpoint, inode_id)?, entry, as_made)
             }
             other => Err(RestoreError::unsupported(
                 format!("file {id} ({})", other.as_str_name()),

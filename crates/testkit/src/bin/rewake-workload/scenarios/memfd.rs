@@ -64,3 +64,20 @@ pub(crate) fn memfd(stage: &Stage) -> Check {
     ensure_eq!(read, *b"abc", "contents of the other");
     Ok(())
 }
+
+/// A program in memory, which can be started although its descriptor may write: nobody has opened it for that.
+pub(crate) fn memfd_program(stage: &Stage) -> Check {
+    let program = std::fs::read("/bin/true")?;
+    let file = File::from(memfd_create("program", MFdFlags::empty())?);
+    file.write_all_at(&program, 0)?;
+    let mapped = Area::map(0, 1, RW, libc::MAP_SHARED, file.as_raw_fd(), 0).at("map it")?;
+    let start = || std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())).status();
+    ensure!(start()?.success(), "it cannot be started at all");
+
+    stage.freeze()?;
+
+    ensure!(start()?.success(), "it fails");
+    mapped.write(0, 0, 1);
+    ensure!(start().is_err(), "the mapping is of another object");
+    Ok(())
+}

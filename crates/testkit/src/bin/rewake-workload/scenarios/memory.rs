@@ -243,6 +243,20 @@ pub(crate) fn wipe_on_fork(stage: &Stage) -> Check {
     keeps_flags(stage, &[area])
 }
 
+/// Memory that the kernel may drop, which reads as zeros then.
+pub(crate) fn droppable(stage: &Stage) -> Check {
+    const MAP_DROPPABLE: i32 = 8;
+    match Area::anonymous(5, RW, MAP_DROPPABLE | libc::MAP_ANONYMOUS) {
+        Ok(area) => {
+            area.write(2, 0, 66);
+            keeps_flags(stage, &[area])
+        }
+        // Before Linux 6.11.
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => stage.freeze(),
+        Err(errno) => Err(errno).at("map droppable memory"),
+    }
+}
+
 /// How a mapped file is going to be read.
 pub(crate) fn read_ahead(stage: &Stage) -> Check {
     let path = stage.path("mapped");
