@@ -1,17 +1,17 @@
 //! `rewake page-server`
 
 use std::io::Write;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::Context;
+use rewake_dump::Progress;
 use rewake_images::Checkpoint;
 use rewake_pageserver::{Connection, Incoming, Lender, PageServerError, accept, inherited, receive};
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::peer::PeerArgs;
 use crate::progress::Watcher;
@@ -53,9 +53,11 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     let status = args.status_fd.map(inherited).transpose().context("--status-fd")?;
     let given = args.peer.socket()?;
     // Before anybody connects, so that a directory of no use is told now.
-    let role = Role::new(args)?;
+    let watcher = Watcher::new("memory", args.json);
+    let role = Role::new(args, &watcher)?;
     if let Some(stream) = given {
         announce(args, std::process::id(), status)?;
+        drop(watcher);
         return role.serve(args, &mut *args.peer.answer(stream)?, out);
     }
     let listener = if args.listening {
@@ -74,23 +76,12 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     let stream = accept(&listener)?;
     // One peer is all: others are to be told so at once.
     drop(listener);
-    end_on_signal(&stream)?;
+    // A signal that asks this program to end cuts the connection, so that nothing half received is left. Before there is
+    // one, it has its usual effect.
+    watcher.cut_on_signal(stream.try_clone()?)?;
+    // The bar is gone when the role is.
+    drop(watcher);
     role.serve(args, &mut *args.peer.answer(stream)?, out)
-}
-
-/// A signal that asks this program to end cuts the connection, so that nothing half received is left. Before there is one,
-/// the signal has its usual effect.
-fn end_on_signal(stream: &TcpStream) -> anyhow::Result<()> {
-    let stream = stream.try_clone()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            tracing::warn!("ends as it was asked to");
-            // It is cut already if that fails.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    });
-    Ok(())
 }
 
 fn announce(args: &Args, pid: u32, status: Option<OwnedFd>) -> anyhow::Result<()> {
@@ -121,13 +112,13 @@ enum Role {
 }
 
 impl Role {
-    fn new(args: &Args) -> anyhow::Result<Self> {
+    fn new(args: &Args, watcher: &Arc<Watcher>) -> anyhow::Result<Self> {
         if args.lazy_pages {
             Checkpoint::open(&args.images_dir)?;
             return Ok(Self::Lend(Lender::new(&args.images_dir)));
         }
         let incoming = Incoming::create(&args.images_dir, args.prev_images_dir.as_deref())?;
-        Ok(Self::Keep(Box::new(incoming.watched(Watcher::new("memory", args.json)))))
+        Ok(Self::Keep(Box::new(incoming.watched(Arc::clone(watcher) as Arc<dyn Progress>))))
     }
 
     fn serve(self, args: &Args, connection: &mut dyn Connection, out: &mut impl Write) -> anyhow::Result<u8> {

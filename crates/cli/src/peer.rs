@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use rewake_dump::MemoryTarget;
+use rewake_dump::{MemoryTarget, Progress};
 use rewake_pageserver::{Connection, Endpoint, Fetcher, Plain, Sender, TlsFiles, adopt, inherited};
+
+use crate::progress::Watcher;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PeerArgs {
@@ -45,8 +47,10 @@ const CRL: &str = "/etc/pki/CA/cacrl.pem";
 
 impl PeerArgs {
     /// The page server, to send memory to.
-    pub(crate) fn sender(&self) -> anyhow::Result<Arc<dyn MemoryTarget>> {
-        let sender = Sender::new(self.connect()?);
+    pub(crate) fn sender(&self, watcher: &Arc<Watcher>) -> anyhow::Result<Arc<dyn MemoryTarget>> {
+        let stream = self.stream()?;
+        watcher.cut_on_signal(stream.try_clone()?)?;
+        let sender = Sender::new(self.encrypted(stream)?).watched(Arc::clone(watcher) as Arc<dyn Progress>);
         let sender = if self.ps_socket.is_some() { sender.keeping_socket() } else { sender };
         // It may not want us, or be something else.
         sender.greet().context("this is no page server for us")?;
@@ -55,22 +59,27 @@ impl PeerArgs {
 
     /// The page server, to get memory from.
     pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
-        Ok(Fetcher::new(self.connect()?))
+        Ok(Fetcher::new(self.encrypted(self.stream()?)?))
     }
 
-    fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
-        let address = self.address.as_deref().unwrap_or("127.0.0.1");
-        let stream = match self.socket()? {
-            Some(stream) => stream,
-            None => {
-                let port = self.port.context("a page server needs a --port")?;
-                Endpoint { address: address.to_owned(), port }.connect()?
-            }
-        };
+    /// Where those connect to who name no address.
+    fn address(&self) -> &str {
+        self.address.as_deref().unwrap_or("127.0.0.1")
+    }
+
+    fn stream(&self) -> anyhow::Result<TcpStream> {
+        if let Some(stream) = self.socket()? {
+            return Ok(stream);
+        }
+        let port = self.port.context("a page server needs a --port")?;
+        Ok(Endpoint { address: self.address().to_owned(), port }.connect()?)
+    }
+
+    fn encrypted(&self, stream: TcpStream) -> anyhow::Result<Box<dyn Connection>> {
         if !self.tls {
             return Ok(Box::new(Plain::new(stream)?));
         }
-        let name = if self.tls_no_cn_verify { None } else { Some(address) };
+        let name = if self.tls_no_cn_verify { None } else { Some(self.address()) };
         Ok(self.files().connect(stream, name)?)
     }
 

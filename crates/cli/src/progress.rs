@@ -1,12 +1,15 @@
 //! How far a command is, on a terminal, and its end by a signal.
 
 use std::io::IsTerminal;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rewake_dump::Progress;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// What takes less time than this has no bar.
 const SHORT: Duration = Duration::from_millis(100);
@@ -35,10 +38,24 @@ impl Watcher {
 
     /// From here on, signals that ask this program to end ask the work to be given up instead.
     pub(crate) fn until_signal(self: Arc<Self>) -> anyhow::Result<Arc<Self>> {
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
         }
         Ok(self)
+    }
+
+    /// From here on, such a signal also cuts `stream`: nothing else ends waiting for the other side.
+    pub(crate) fn cut_on_signal(&self, stream: TcpStream) -> anyhow::Result<()> {
+        let stop = Arc::clone(&self.stop);
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        std::thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                stop.store(true, Ordering::Relaxed);
+                // It is cut already if that fails.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        Ok(())
     }
 }
 

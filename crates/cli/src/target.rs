@@ -78,10 +78,11 @@ impl TargetArgs {
         options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));
         options.threads = self.threads.unwrap_or(options.threads);
         let what = if options.parent.is_some() { "changed memory" } else { "memory" };
-        options.progress = Some(Watcher::new(what, self.json).until_signal()?);
+        let watcher = Watcher::new(what, self.json);
         if self.page_server {
-            options.memory_target = Some(self.peer.sender()?);
+            options.memory_target = Some(self.peer.sender(&watcher)?);
         }
+        options.progress = Some(watcher.until_signal()?);
         Ok(options)
     }
 

@@ -112,10 +112,12 @@ kernel_test! {
         for (n, what) in [("1", "pre-dump"), ("2", "pre-dump"), ("3", "dump")] {
             let previous = match n { "1" => None, "2" => Some("../1"), _ => Some("../2") };
             let parent: Vec<&str> = previous.iter().flat_map(|previous| ["--prev-images-dir", previous]).collect();
-            let server = Server::start(&there.join(n), &parent);
+            let server = Server::start(&there.join(n), &[parent.as_slice(), &["--json"]].concat());
             done(&memory_to(&server.port, what, &workload, &here.join(n), &parent));
             let (status, said) = server.end();
             assert!(status.success(), "{said}");
+            // Pages that did not change are not sent again, although they are not here.
+            assert_eq!(said.contains("\"parent_pages\": 0,"), n == "1", "{said}");
             bring(&here.join(n), &there.join(n));
         }
         assert_eq!(verdict(&restored(&workload, &there.join("3"))), "PASS");

@@ -12,8 +12,8 @@ use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
     Area, AreaKind, AreaPages, CaptureOptions, CompressedPages, Increment, Incremented, MemoryTarget,
-    ObjectMemory, PAGE_SIZE, PagePlan, PageRun, ProcMem, ProcessVm, RemoteMemory, common, difference,
-    object_runs,
+    ObjectMemory, PAGE_SIZE, PageHashes, PagePlan, PageRun, ProcMem, ProcessVm, Remembering, RemoteMemory,
+    common, difference, object_runs,
 };
 
 use crate::error::{DumpError, Result};
@@ -29,10 +29,12 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    /// The checkpoint in `dir`, for memory of `pid`.
-    pub(crate) fn open(dir: PathBuf, pid: Pid) -> Result<Self> {
+    /// The checkpoint in `dir`, for memory of `pid`; if that went `elsewhere`, there are only hashes of it here.
+    pub(crate) fn open(dir: PathBuf, pid: Pid, elsewhere: bool) -> Result<Self> {
         let mut parent = Self { dir, private: None };
-        parent.private = parent.store(Kind::Pagemap, number(pid))?;
+        if !elsewhere {
+            parent.private = parent.store(Kind::Pagemap, number(pid))?;
+        }
         Ok(parent)
     }
 
@@ -70,6 +72,7 @@ pub(crate) struct Memory<'a> {
     options: CaptureOptions,
     compress: Option<Compression>,
     target: Option<&'a dyn MemoryTarget>,
+    track_mem: bool,
     parent: Option<&'a Parent>,
     report: &'a mut DumpReport,
     /// Whose memory is read: the task's, or that of its copy.
@@ -101,6 +104,7 @@ impl<'a> Memory<'a> {
             options: capture,
             compress: options.compress,
             target: options.memory_target.as_deref(),
+            track_mem: options.track_mem,
             parent,
             report,
             source: pid,
@@ -164,7 +168,11 @@ impl<'a> Memory<'a> {
         let choosing = Instant::now();
         let runs = self.chosen(areas, extra)?;
         let store = self.parent.and_then(|parent| parent.private.as_ref());
+        let forced = ProcMem::open(pid).map_err(failed)?;
+        let memory = ProcessVm::new(pid);
+        let there = self.same_there(Kind::Pagemap, number(self.pid), (pid, &memory, &forced), &runs)?;
         let (compared, same) = match (store, self.known) {
+            _ if self.target.is_some() => (None, there.same.clone()),
             (Some(store), Known::Written { written, same, compare }) => {
                 let theirs = match same {
                     Some(same) => common(&runs, same.iter().map(|run| (run.start, run.end()))),
@@ -177,11 +185,9 @@ impl<'a> Memory<'a> {
         let plan = PagePlan::new(difference(&runs, &same));
         self.report.choosing += choosing.elapsed();
 
-        let forced = ProcMem::open(pid).map_err(failed)?;
-        let memory = ProcessVm::new(pid);
         let increment =
             Increment { pid, memory: &memory, forced: &forced, parent: compared, live: self.live };
-        self.store(Kind::Pagemap, number(self.pid), &increment, &plan, &same)?;
+        self.store(Kind::Pagemap, number(self.pid), &increment, &plan, &same, there.hashes.as_ref())?;
         Ok(())
     }
 
@@ -194,13 +200,23 @@ impl<'a> Memory<'a> {
         increment: &Increment<'_, M, F>,
         plan: &PagePlan,
         same: &[PageRun],
+        hashes: Option<&PageHashes>,
     ) -> Result<(u64, u64)> {
         let failed = DumpError::capture(increment.pid);
         let copying = Instant::now();
         let done = match self.target {
             Some(target) => {
                 let out = target.open(kind, number, same).map_err(failed)?;
-                increment.capture(plan, &*out, &self.options).map_err(failed)?
+                // A pre-dump is made to be a parent.
+                if self.track_mem || self.live {
+                    let dir = self.writer.staging_dir();
+                    let out = Remembering::new(&*out, dir, kind, number).map_err(failed)?;
+                    let done = increment.capture(plan, &out, &self.options).map_err(failed)?;
+                    out.write(hashes, same).map_err(failed)?;
+                    done
+                } else {
+                    increment.capture(plan, &*out, &self.options).map_err(failed)?
+                }
             }
             None => self.store_here(kind, number, increment, plan, same)?,
         };
@@ -242,6 +258,26 @@ impl<'a> Memory<'a> {
         Ok(done)
     }
 
+    /// The pages of `runs` that are now as they went to another place in an earlier round, as far as that is known here.
+    fn same_there<M: RemoteMemory + Sync, F: RemoteMemory + Sync>(
+        &self,
+        kind: Kind,
+        number: u64,
+        source: (Pid, &M, &F),
+        runs: &[PageRun],
+    ) -> Result<There> {
+        let (Some(target), Some(parent)) = (self.target, self.parent) else { return Ok(There::default()) };
+        let failed = DumpError::capture(source.0);
+        let hashes = PageHashes::open(&parent.dir, kind, number).map_err(failed)?;
+        let Some(hashes) = hashes else { return Ok(There::default()) };
+        if !target.has_parent(kind, number).map_err(failed)? {
+            tracing::warn!(number, "the page server has no earlier memory of it: all of it is sent");
+            return Ok(There::default());
+        }
+        let same = hashes.same(source, runs, self.live, &self.options).map_err(failed)?;
+        Ok(There { hashes: Some(hashes), same })
+    }
+
     /// Copies shared memory, each object once.
     pub(crate) fn shared(&mut self, objects: &[SharedObject]) -> Result<()> {
         for object in objects {
@@ -255,13 +291,16 @@ impl<'a> Memory<'a> {
             let memory = ObjectMemory::new(&file);
             let number = u64::from(object.inode.shmid);
             // Anybody may write to it, by any mapping or descriptor: only comparing tells.
-            let store = self.parent.map(|parent| parent.store(Kind::PagemapShmem, number)).transpose()?;
-            let store = store.flatten();
+            let here = self.parent.filter(|_| self.target.is_none());
+            let store = here.map(|parent| parent.store(Kind::PagemapShmem, number)).transpose()?.flatten();
+            let there = self.same_there(Kind::PagemapShmem, number, (pid, &memory, &memory), &runs)?;
             let increment =
                 Increment { pid, memory: &memory, forced: &memory, parent: store.as_ref(), live: self.live };
             self.report.choosing += choosing.elapsed();
-            let plan = PagePlan::new(runs);
-            let (here, in_parent) = self.store(Kind::PagemapShmem, number, &increment, &plan, &[])?;
+            let plan = PagePlan::new(difference(&runs, &there.same));
+            let kind = Kind::PagemapShmem;
+            let hashes = there.hashes.as_ref();
+            let (here, in_parent) = self.store(kind, number, &increment, &plan, &there.same, hashes)?;
             self.report.shared_pages += here;
             self.report.shared_parent_pages += in_parent;
             self.report.pages_scanned += size / PAGE_SIZE;
@@ -269,6 +308,14 @@ impl<'a> Memory<'a> {
         }
         Ok(())
     }
+}
+
+/// What is known here of earlier memory at another place.
+#[derive(Debug, Default)]
+struct There {
+    hashes: Option<PageHashes>,
+    /// Pages that are as they were, ascending.
+    same: Vec<PageRun>,
 }
 
 /// The number of the images of a process.

@@ -40,9 +40,8 @@ pub(crate) fn pre_dump_with(
     let Running { areas, .. } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
-    // Of memory at another place there is nothing here to compare with.
-    let parent = parent.filter(|_| options.memory_target.is_none());
-    let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
+    let elsewhere = options.memory_target.is_some();
+    let parent = parent.map(|dir| Parent::open(dir, pid, elsewhere)).transpose()?;
     let mut report = DumpReport { mappings: areas.len(), ..Default::default() };
     // Before any page is chosen: what is written from here on, the next round is told.
     let written = match &mut tracking {

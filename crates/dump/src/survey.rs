@@ -57,9 +57,8 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
-    // Of memory at another place there is nothing here to compare with.
-    let parent = parent.filter(|_| options.memory_target.is_none());
-    let parent = parent.map(|dir| Parent::open(dir, pid)).transpose()?;
+    let elsewhere = options.memory_target.is_some();
+    let parent = parent.map(|dir| Parent::open(dir, pid, elsewhere)).transpose()?;
 
     let hashing = Instant::now();
     let mut cookies = FileCookies::prepare(pid, &areas, &descriptors, &options.files);

@@ -180,7 +180,7 @@ impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync, S: PageSink + ?Sized> Captu
             let rest = buffer.get_mut(filled..).expect("the buffer is as long as the pieces");
             let mut read = match self.memory.read_pieces(left, rest) {
                 Ok(read) => read,
-                Err(error) if is_gone(&error) => return Err(CaptureError::Died { pid: self.pid }),
+                Err(error) if is_gone(&error) => return Err(self.gone()),
                 Err(_) => 0, // the slow way can do more, and its error is the one that counts
             };
             if read == 0 {
@@ -210,8 +210,20 @@ impl<M: RemoteMemory + Sync, F: RemoteMemory + Sync, S: PageSink + ?Sized> Captu
         match self.forced.read_at(addr, part) {
             Ok(0) => Err(self.unreadable(addr, io::ErrorKind::UnexpectedEof.into())),
             Ok(read) => Ok(read),
-            Err(source) if is_gone(&source) => Err(CaptureError::Died { pid: self.pid }),
+            Err(source) if is_gone(&source) => Err(self.gone()),
             Err(source) => Err(self.unreadable(addr, source)),
+        }
+    }
+
+    /// The memory is gone: with the process, or because the process runs another program now.
+    fn gone(&self) -> CaptureError {
+        let pid = self.pid;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may hold any byte.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        match state {
+            None | Some('Z' | 'X') => CaptureError::Died { pid },
+            Some(_) => CaptureError::Replaced { pid },
         }
     }
 

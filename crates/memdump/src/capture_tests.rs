@@ -108,15 +108,20 @@ impl RemoteMemory for Gone {
 }
 
 #[test]
-fn death_is_told_from_holes() {
+fn death_is_told_from_holes_and_from_another_program() {
     let out = tempfile::tempfile().unwrap();
     let plan = PagePlan::new([run(0, 1)]);
-    let error = capture_from(&Gone, Pid::this(), &plan, &out, &options(1, 1)).unwrap_err();
-    assert!(matches!(error, CaptureError::Died { .. }), "{error:?}");
-    let capture =
-        Capture { pid: Pid::this(), memory: &Recorded::new(), forced: &Gone, out: &out, live: false };
-    let error = capture.run(&plan, &options(1, 1)).unwrap_err();
-    assert!(matches!(error, CaptureError::Died { .. }), "{error:?}");
+    let nobody = Pid::from_raw(i32::MAX);
+    for (pid, dead) in [(nobody, true), (Pid::this(), false)] {
+        let as_told = |error: CaptureError| match error {
+            CaptureError::Died { .. } => assert!(dead),
+            CaptureError::Replaced { .. } => assert!(!dead),
+            error => panic!("{error:?}"),
+        };
+        as_told(capture_from(&Gone, pid, &plan, &out, &options(1, 1)).unwrap_err());
+        let capture = Capture { pid, memory: &Recorded::new(), forced: &Gone, out: &out, live: false };
+        as_told(capture.run(&plan, &options(1, 1)).unwrap_err());
+    }
 }
 
 #[test]

@@ -17,6 +17,12 @@ pub enum CaptureError {
         /// The process.
         pid: Pid,
     },
+    /// The process replaced its program (execve) while its memory was read.
+    #[error("process {pid} has begun to run another program")]
+    Replaced {
+        /// The process.
+        pid: Pid,
+    },
     /// A thread of the kernel or a zombie: there is no user memory.
     #[error("process {pid} has no memory of its own")]
     NoMemory {

@@ -1,9 +1,9 @@
 //! The client: sends what a dump captures.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rewake_images::{Kind, pe};
-use rewake_memdump::{CaptureError, Chunk, MemoryTarget, PAGE_SIZE, PageRun, PageSink, Turn};
+use rewake_memdump::{CaptureError, Chunk, MemoryTarget, PAGE_SIZE, PageRun, PageSink, Progress, Turn};
 
 use crate::connection::Connection;
 use crate::error::{PageServerError, ProtocolError, Result};
@@ -14,13 +14,14 @@ use crate::wire::{Object, Request, Span};
 pub struct Sender {
     connection: Mutex<Box<dyn Connection>>,
     keeping_socket: bool,
+    progress: Option<Arc<dyn Progress>>,
 }
 
 impl Sender {
     /// Sends over `connection`, which is in use by nobody else.
     #[must_use]
     pub fn new(connection: Box<dyn Connection>) -> Self {
-        Self { connection: Mutex::new(connection), keeping_socket: false }
+        Self { connection: Mutex::new(connection), keeping_socket: false, progress: None }
     }
 
     /// Asks the server something, so that one that is none, or does not want us, is known before a process stands still
@@ -37,6 +38,20 @@ impl Sender {
     #[must_use]
     pub fn keeping_socket(self) -> Self {
         Self { keeping_socket: true, ..self }
+    }
+
+    /// Errors of the connection are no errors if `progress` wants an end: somebody cut it, as nothing else ends waiting for the
+    /// other side.
+    #[must_use]
+    pub fn watched(self, progress: Arc<dyn Progress>) -> Self {
+        Self { progress: Some(progress), ..self }
+    }
+
+    fn sink(&self, source: PageServerError) -> CaptureError {
+        match &self.progress {
+            Some(progress) if progress.cancelled() => CaptureError::Cancelled,
+            _ => CaptureError::Sink { source: Box::new(source) },
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn Connection>> {
@@ -73,19 +88,15 @@ fn yes(answer: i32) -> Result<bool> {
     }
 }
 
-fn sink(source: PageServerError) -> CaptureError {
-    CaptureError::Sink { source: Box::new(source) }
-}
-
 fn object(kind: Kind, number: u64) -> Result<Object> {
     Object::new(kind, number).ok_or_else(|| ProtocolError::Object { id: number }.into())
 }
 
 impl MemoryTarget for Sender {
     fn has_parent(&self, kind: Kind, number: u64) -> Result<bool, CaptureError> {
-        let object = object(kind, number).map_err(sink)?;
-        let answer = self.ask(Request::HasParent { object }).map_err(sink)?;
-        yes(i32::from_le_bytes(answer)).map_err(sink)
+        let object = object(kind, number).map_err(|error| self.sink(error))?;
+        let answer = self.ask(Request::HasParent { object }).map_err(|error| self.sink(error))?;
+        yes(i32::from_le_bytes(answer)).map_err(|error| self.sink(error))
     }
 
     fn open<'a>(
@@ -94,14 +105,15 @@ impl MemoryTarget for Sender {
         number: u64,
         in_parent: &'a [PageRun],
     ) -> Result<Box<dyn PageSink + 'a>, CaptureError> {
-        let object = object(kind, number).map_err(sink)?;
-        let [has_parent] = self.ask(Request::Open { object, answered: true }).map_err(sink)?;
-        yes(has_parent.into()).map_err(sink)?;
+        let object = object(kind, number).map_err(|error| self.sink(error))?;
+        let [has_parent] =
+            self.ask(Request::Open { object, answered: true }).map_err(|error| self.sink(error))?;
+        yes(has_parent.into()).map_err(|error| self.sink(error))?;
         Ok(Box::new(Sending { sender: self, object, in_parent: Mutex::new(in_parent) }))
     }
 
     fn close(&self) -> Result<(), CaptureError> {
-        self.end().map_err(sink)
+        self.end().map_err(|error| self.sink(error))
     }
 }
 
@@ -168,12 +180,14 @@ impl Sending<'_> {
 impl PageSink for Sending<'_> {
     fn put(&self, chunk: &Chunk, bytes: &[u8], lost: &[u64], turn: &Turn<'_>) -> Result<(), CaptureError> {
         turn.wait()?;
-        self.send(chunk, bytes, lost).map_err(PageServerError::broken("write to")).map_err(sink)
+        self.send(chunk, bytes, lost)
+            .map_err(PageServerError::broken("write to"))
+            .map_err(|error| self.sender.sink(error))
     }
 
     fn finish(&self) -> Result<(), CaptureError> {
         let mut connection = self.sender.lock();
         let mentioned = self.mention(&mut **connection, u64::MAX).and_then(|()| connection.flush());
-        mentioned.map_err(PageServerError::broken("write to")).map_err(sink)
+        mentioned.map_err(PageServerError::broken("write to")).map_err(|error| self.sender.sink(error))
     }
 }

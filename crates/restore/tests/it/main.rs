@@ -5,6 +5,7 @@ mod bad;
 mod cancel;
 mod chain;
 mod compressed;
+mod midway;
 mod periodic;
 mod programs;
 
