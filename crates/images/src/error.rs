@@ -120,11 +120,10 @@ pub enum ImageError {
     },
     /// A regular expression that is none.
     #[cfg(feature = "explore")]
-    #[error("no regular expression")]
+    #[error("no regular expression: {what}")]
     Pattern {
         /// What is wrong with it.
-        #[source]
-        source: Box<regex::Error>,
+        what: String,
     },
     /// No such task in the checkpoint.
     #[error("{path}: no task {pid}", path = path.display())]

@@ -26,6 +26,7 @@ mod inspect;
 mod memory;
 mod mems;
 mod names;
+mod pattern;
 mod ps;
 mod rss;
 mod search;
@@ -41,7 +42,8 @@ pub use inspect::{
 };
 pub use mems::{Mapping, MappingList, Resource, TaskMappings, status};
 pub use names::size;
+pub use pattern::Pattern;
 pub use ps::{Forest, Process};
 pub use rss::{Resident, ResidentList, TaskResident, Touched};
-pub use search::{Hit, Pattern, Space};
+pub use search::{Hit, Space};
 pub use sockets::{Socket, SocketList, TaskSockets};

@@ -5,74 +5,17 @@ use std::ops::{ControlFlow, Range};
 use serde::{Serialize, Serializer};
 
 use super::explorer::Explorer;
-use crate::error::{ImageError, Result};
+use super::pattern::Pattern;
+use crate::error::Result;
 use crate::kind::Kind;
 use crate::pagemap::PageStore;
 
 /// What is read and searched at a time: no more than the caches hold.
 const CHUNK: usize = 512 << 10;
+/// Of a match, so many bytes are shown.
+const SHOWN: usize = 4096;
 /// Bytes before a place that a regular expression may look at there: `\b`, `^`.
 const LOOK_BEHIND: usize = 16;
-
-/// Something to look for.
-#[derive(Debug, Clone)]
-pub struct Pattern {
-    needle: Needle,
-    longest: usize,
-}
-
-#[derive(Debug, Clone)]
-enum Needle {
-    Bytes(Box<memchr::memmem::Finder<'static>>),
-    Regex(regex::bytes::Regex),
-}
-
-impl Pattern {
-    /// Matches of a regular expression up to this length are found wherever they lie; longer ones may come in pieces.
-    pub const LONGEST: usize = 4096;
-
-    /// Looks for these bytes. Nothing is found if there are none.
-    #[must_use]
-    pub fn bytes(bytes: &[u8]) -> Self {
-        let finder = memchr::memmem::Finder::new(bytes).into_owned();
-        Self { needle: Needle::Bytes(Box::new(finder)), longest: bytes.len() }
-    }
-
-    /// Looks for a regular expression in the syntax of the `regex` crate. Memory is bytes: `(?-u)` lets `.` and classes match any.
-    /// Empty matches do not count.
-    ///
-    /// # Errors
-    /// [`ImageError::Pattern`].
-    pub fn regex(text: &str) -> Result<Self> {
-        let regex = regex::bytes::Regex::new(text);
-        let regex = regex.map_err(|source| ImageError::Pattern { source: Box::new(source) })?;
-        Ok(Self { needle: Needle::Regex(regex), longest: Self::LONGEST })
-    }
-
-    /// First match that starts at `from` or later.
-    fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
-        match &self.needle {
-            Needle::Bytes(finder) => {
-                let len = finder.needle().len();
-                let at = finder.find(text.get(from..)?).filter(|_| len > 0)?;
-                Some(from + at..from + at + len)
-            }
-            Needle::Regex(regex) => {
-                let mut from = from;
-                loop {
-                    let found = regex.find_at(text, from)?.range();
-                    if !found.is_empty() {
-                        return Some(found);
-                    }
-                    from = found.end + 1;
-                    if from >= text.len() {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// Memory that can be searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -95,7 +38,7 @@ pub struct Hit {
     pub address: u64,
     /// How long it is.
     pub length: u64,
-    /// What was found, cut to [`Pattern::LONGEST`].
+    /// What was found, cut to 4096 bytes.
     #[serde(rename = "match", serialize_with = "escaped")]
     pub bytes: Vec<u8>,
     /// The bytes before it.
@@ -159,7 +102,7 @@ impl Explorer<'_> {
                 space,
                 address,
                 length: bytes.len() as u64,
-                bytes: bytes.get(..Pattern::LONGEST).unwrap_or(bytes).to_vec(),
+                bytes: bytes.get(..SHOWN).unwrap_or(bytes).to_vec(),
                 before: around(before)?,
                 after: around(after)?,
             };
@@ -199,9 +142,8 @@ fn search_store(
             store.read_at(base + filled as u64, buf.get_mut(filled..).unwrap_or_default())?;
             let last = more as u64 == left;
             // A match that starts behind this might go on in the next chunk.
-            let limit = if last { buf.len() } else { buf.len().saturating_sub(pattern.longest) };
-            while from < limit {
-                let Some(found) = pattern.find(&buf, from).filter(|found| found.start < limit) else { break };
+            let limit = if last { buf.len() } else { pattern.decided(&buf).max(from) };
+            for found in pattern.matches(&buf, from).take_while(|found| found.start < limit) {
                 let bytes = buf.get(found.clone()).unwrap_or_default();
                 if each(&span, base + found.start as u64, bytes)?.is_break() {
                     return Ok(ControlFlow::Break(()));

@@ -74,6 +74,23 @@ fn no_border_hides_a_match() {
         assert_eq!(places, wanted);
         assert!(found.iter().all(|hit| hit.before == b"..." && hit.after == b"..." && hit.bytes == needle));
     }
+    // Long matches over borders: whole up to the bound, in pieces of that length beyond it.
+    let mut huge = vec![b'.'; PAGES * page];
+    let bound = Pattern::LONGEST;
+    let places =
+        [(page * 128 - 60_000, bound), (page * 150 - 7, 3 * bound + 5), (page * 256 - bound + 1, bound)];
+    for (start, len) in places {
+        huge[start..start + len].fill(b'a');
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = self::checkpoint(dir.path(), &[(0, &huge)]);
+    let found = hits(&checkpoint, &Pattern::regex("a+").unwrap(), 0);
+    let found: Vec<_> = found.iter().map(|hit| (hit.address, hit.length, hit.bytes.len())).collect();
+    let piece = |at: usize, len: usize| (at as u64, len as u64, len.min(4096));
+    let (long, mut wanted) = (places[1].0, vec![piece(places[0].0, bound)]);
+    wanted.extend((0..3).map(|n| piece(long + n * bound, bound)));
+    wanted.extend([piece(long + 3 * bound, 5), piece(places[2].0, bound)]);
+    assert_eq!(found, wanted);
     // A long match, each bit of it over a border.
     let mut long = vec![b'.'; PAGES * page];
     let ends = [page * 128, page * 129, page * 256];
