@@ -13,7 +13,7 @@ use crate::source::Source;
 /// Write a core file of a checkpointed process, for gdb
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint, or an archive that podman, CRI-O or containerd made
+    /// The checkpoint, or an archive of a container engine; ARCHIVE::NAME for one of several in it
     #[arg(value_name = "DIR|ARCHIVE")]
     path: PathBuf,
     /// The process [default: the first of the tree]

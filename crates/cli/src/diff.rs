@@ -12,7 +12,7 @@ use crate::source::Source;
 /// Show what changed between two checkpoints; exit status 1 if anything did
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The first: a directory, or an archive that podman, CRI-O or containerd made
+    /// The first: a directory, or an archive of a container engine; ARCHIVE::NAME for one of several in it
     #[arg(value_name = "A")]
     before: PathBuf,
     /// The second

@@ -13,7 +13,7 @@ use crate::source::Source;
 /// Show what is in a checkpoint: processes, memory, sockets, mounts, sizes
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A directory, or an archive that podman, CRI-O or containerd made
+    /// A directory, or an archive of a container engine; ARCHIVE::NAME for one of several in it
     #[arg(value_name = "DIR|ARCHIVE")]
     path: PathBuf,
     /// The environment of the processes, too
@@ -25,25 +25,55 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct Report {
+    /// Where in the archive, if it has several.
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<&'a Container>,
+    place: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Container>,
     #[serde(flatten)]
-    inspection: &'a Inspection,
+    inspection: Inspection,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let source = Source::open(&args.path, Contents::Arguments)?;
-    let (checkpoint, container) = (source.checkpoint(), source.container());
-    let inspection = inspect(checkpoint, args.environment)?;
+    let sources = Source::open_all(&args.path, Contents::Arguments)?;
+    let several = sources.len() > 1;
+    let mut reports = Vec::new();
+    for source in &sources {
+        let archive = source.archive();
+        reports.push(Report {
+            place: archive.filter(|_| several).map(|archive| archive.place().display().to_string()),
+            container_image: archive.and_then(|archive| archive.image().map(str::to_owned)),
+            container: archive.and_then(|archive| archive.container().cloned()),
+            inspection: inspect(source.checkpoint(), args.environment)?,
+        });
+    }
     if args.json {
-        let report = Report { container, inspection: &inspection };
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        let json = match reports.as_slice() {
+            [report] => serde_json::to_string_pretty(report)?,
+            reports => serde_json::to_string_pretty(reports)?,
+        };
+        writeln!(out, "{json}")?;
         return Ok(crate::DONE);
     }
-    let mut root = Tree::new(args.path.display().to_string());
-    root.extend(container.map(of_container));
-    root.extend(of_dump(&inspection));
+    for report in &reports {
+        let name = report.place.as_ref().map_or_else(
+            || args.path.display().to_string(),
+            |place| format!("{}: {place}", args.path.display()),
+        );
+        write!(out, "{}", tree(name, report))?;
+    }
+    Ok(crate::DONE)
+}
+
+fn tree(name: String, report: &Report) -> Tree<String> {
+    let inspection = &report.inspection;
+    let mut root = Tree::new(name);
+    root.extend(report.container_image.as_ref().map(|image| Tree::new(format!("in the image {image}"))));
+    root.extend(report.container.as_ref().map(of_container));
+    root.extend(of_dump(inspection));
     let mut processes = Tree::new("processes".to_owned());
     processes.extend(inspection.processes.iter().map(of_process));
     root.push(processes);
@@ -62,8 +92,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         });
         root.push(Tree::new(format!("mounts of namespace {namespace}")).with_leaves(lines));
     }
-    write!(out, "{root}")?;
-    Ok(crate::DONE)
+    root
 }
 
 fn bytes(count: u64) -> String {
@@ -71,8 +100,9 @@ fn bytes(count: u64) -> String {
 }
 
 fn of_container(container: &Container) -> Tree<String> {
+    let runtime = if container.runtime.is_empty() { "unknown" } else { &container.runtime };
     let mut lines = vec![
-        format!("engine {:?}, runtime {}", container.engine, container.runtime),
+        format!("engine {}, runtime {}", container.engine, runtime),
         format!("image {}", container.image),
         format!("id {}", container.id),
         format!("created {}", container.created),
@@ -90,8 +120,18 @@ fn of_container(container: &Container) -> Tree<String> {
     if !container.deleted_files.is_empty() {
         lines.push(format!("{} of its image's files removed", container.deleted_files.len()));
     }
-    lines.push(format!("{} mounts, {} annotations", container.mounts.len(), container.annotations.len()));
-    Tree::new(format!("container {}", container.name)).with_leaves(lines)
+    lines.push(format!("checkpoint {}", bytes(container.checkpoint_size)));
+    let mut tree = Tree::new(format!("container {}", container.name)).with_leaves(lines);
+    if !container.mounts.is_empty() {
+        let lines = container.mounts.iter().map(|m| format!("{} {} {}", m.destination, m.kind, m.source));
+        tree.push(Tree::new("mounts".to_owned()).with_leaves(lines));
+    }
+    if !container.annotations.is_empty() {
+        let lines =
+            container.annotations.iter().map(|(key, value)| format!("{key}: {}", value.escape_debug()));
+        tree.push(Tree::new("annotations".to_owned()).with_leaves(lines));
+    }
+    tree
 }
 
 fn of_dump(inspection: &Inspection) -> Vec<Tree<String>> {

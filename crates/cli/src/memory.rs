@@ -22,7 +22,7 @@ pub(crate) struct Args {
 enum Command {
     /// Find bytes or a regular expression; exit status 1 if there are none
     Search {
-        /// The checkpoint, or an archive that podman, CRI-O or containerd made
+        /// The checkpoint, or an archive of a container engine; ARCHIVE::NAME for one of several in it
         #[arg(value_name = "DIR|ARCHIVE")]
         path: PathBuf,
         /// What to look for: text, with escapes like \x00 and \n
@@ -46,7 +46,7 @@ enum Command {
     },
     /// Print a range of memory as a hex dump
     Read {
-        /// The checkpoint, or an archive that podman, CRI-O or containerd made
+        /// The checkpoint, or an archive of a container engine; ARCHIVE::NAME for one of several in it
         #[arg(value_name = "DIR|ARCHIVE")]
         path: PathBuf,
         /// The process

@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
     let path = SCRATCH.dir().join("archive");
     fs::write(&path, bytes).unwrap();
     let contents = if how & 2 == 0 { Contents::Arguments } else { Contents::Memory };
-    if let Ok(archive) = Archive::open(&path, contents) {
+    for archive in Archive::open_all(&path, contents).unwrap_or_default() {
         let _ = inspect(archive.checkpoint(), true);
     }
 });

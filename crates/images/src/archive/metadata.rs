@@ -1,12 +1,30 @@
 //! What a container engine puts beside the images.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
 
 /// The engine's files that are read.
-pub(super) const FILES: &[&str] = &["config.dump", "spec.dump", "network.status", "deleted.files", "status"];
+pub(super) const FILES: &[&str] = &[
+    "config.dump",
+    "spec.dump",
+    "network.status",
+    "deleted.files",
+    "status",
+    "config.v2.json",
+    "hostconfig.json",
+];
+/// Where images lie beside those files.
+pub(super) const CHECKPOINT_DIR: &str = "checkpoint";
+
+/// Whether these files describe a container.
+pub(super) fn describes(files: &BTreeMap<String, Vec<u8>>) -> bool {
+    (files.contains_key("config.dump") && files.contains_key("spec.dump"))
+        || files.contains_key("config.v2.json")
+}
+
 /// Changes to the container's file system.
 pub(super) const ROOT_FS_DIFF: &str = "rootfs-diff.tar";
 
@@ -21,6 +39,20 @@ pub enum Engine {
     /// containerd.
     #[serde(rename = "containerd")]
     Containerd,
+    /// docker.
+    #[serde(rename = "docker")]
+    Docker,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Podman => "Podman",
+            Self::CriO => "CRI-O",
+            Self::Containerd => "containerd",
+            Self::Docker => "docker",
+        })
+    }
 }
 
 /// A container, as its engine describes it.
@@ -106,7 +138,10 @@ pub(super) fn container(
         let parsed = files.get(name).map(|bytes| serde_json::from_slice::<Value>(bytes));
         parsed.transpose().map_err(|error| format!("{name}: {error}"))
     };
-    let (Some(config), Some(spec)) = (parse("config.dump")?, parse("spec.dump")?) else { return Ok(None) };
+    let (Some(config), Some(spec)) = (parse("config.dump")?, parse("spec.dump")?) else {
+        let (docker, host) = (parse("config.v2.json")?, parse("hostconfig.json")?.unwrap_or_default());
+        return Ok(docker.map(|docker| of_docker(&docker, &host, checkpoint_size)));
+    };
     let annotations = spec.get("annotations").and_then(Value::as_object).into_iter().flatten();
     let annotations: BTreeMap<String, String> =
         annotations.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
@@ -140,7 +175,7 @@ pub(super) fn container(
                 interface.into_iter().collect(),
             )
         }
-        Engine::Containerd => (
+        Engine::Containerd | Engine::Docker => (
             note("io.kubernetes.cri.container-name").unwrap_or_default(),
             created,
             note("io.kubernetes.cri.sandbox-name"),
@@ -175,6 +210,45 @@ pub(super) fn container(
         root_fs_diff_size,
         deleted_files: deleted.filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
     }))
+}
+
+/// What docker keeps in the directory of a container, in which its checkpoints lie.
+fn of_docker(config: &Value, host: &Value, checkpoint_size: u64) -> Container {
+    let networks = config.pointer("/NetworkSettings/Networks").and_then(Value::as_object);
+    let interfaces = networks.into_iter().flatten().map(|(network, settings)| Interface {
+        network: network.clone(),
+        name: String::new(),
+        addresses: ["IPAddress", "GlobalIPv6Address"]
+            .map(|key| text(settings, key))
+            .into_iter()
+            .filter(|address| !address.is_empty())
+            .collect(),
+        mac: text(settings, "MacAddress"),
+    });
+    let mounts = config.get("MountPoints").and_then(Value::as_object).into_iter().flatten();
+    let mounts = mounts.map(|(destination, mount)| SpecMount {
+        destination: destination.clone(),
+        kind: text(mount, "Type"),
+        source: text(mount, "Source"),
+    });
+    let image = config.pointer("/Config/Image").and_then(Value::as_str).unwrap_or_default();
+    Container {
+        engine: Engine::Docker,
+        name: text(config, "Name").trim_start_matches('/').to_owned(),
+        id: text(config, "ID"),
+        image: image.to_owned(),
+        runtime: text(host, "Runtime"),
+        created: text(config, "Created"),
+        checkpointed: None,
+        pod: None,
+        namespace: None,
+        interfaces: interfaces.collect(),
+        annotations: BTreeMap::new(),
+        mounts: mounts.collect(),
+        checkpoint_size,
+        root_fs_diff_size: None,
+        deleted_files: Vec::new(),
+    }
 }
 
 /// Interfaces in podman's status of the network.

@@ -1,13 +1,15 @@
-//! From an archive to a directory of images.
+//! From an archive to directories of images.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::metadata::{self, Container};
-use super::stream;
+use super::oci;
+use super::stream::{Member, each_file};
 use crate::Checkpoint;
 use crate::error::{ImageError, Result};
 use crate::explore::Explorer;
@@ -25,49 +27,89 @@ pub enum Contents {
 /// A checkpoint in an archive.
 #[derive(Debug)]
 pub struct Archive {
-    /// Goes away with the value.
-    _temporary: tempfile::TempDir,
+    /// Goes away with the last checkpoint in it.
+    _temporary: Rc<tempfile::TempDir>,
     checkpoint: Checkpoint,
     container: Option<Container>,
+    place: PathBuf,
+    image: Option<String>,
 }
 
 /// Images besides memory may not be larger, all together.
 const LARGEST_IMAGES: u64 = 1 << 30;
 /// Nor may one of the engine's files.
 const LARGEST_METADATA: u64 = 16 << 20;
+/// Nor may all of them.
+const MOST_METADATA: u64 = 256 << 20;
 /// Nor may images lie in more directories.
-const MOST_DIRECTORIES: usize = 64;
+const MOST_DIRECTORIES: usize = 256;
+/// Nor may they lie deeper.
+const DEEPEST: usize = 3;
 
 impl Archive {
-    /// Opens the archive at `path`.
+    /// Opens the only checkpoint in the archive at `path`; of several, the one that has this `name`: its container's, or the
+    /// place where it lies.
+    ///
+    /// # Errors
+    /// As [`Self::open_all`]; [`ImageError::Invalid`] if there are several, or none of that name.
+    pub fn open(path: &Path, name: Option<&str>, contents: Contents) -> Result<Self> {
+        let invalid = |what: String| ImageError::Invalid { path: path.to_owned(), what };
+        let mut all = Self::open_all(path, contents)?;
+        let names: Vec<String> = all.iter().map(Self::name).collect();
+        match name {
+            None if all.len() == 1 => Ok(all.remove(0)),
+            None => Err(invalid(format!("several checkpoints, of which to name one: {}", names.join(", ")))),
+            Some(name) => match all.iter().position(|archive| archive.is_called(name)) {
+                Some(index) => Ok(all.swap_remove(index)),
+                None => Err(invalid(format!("no checkpoint {name:?}, but {}", names.join(", ")))),
+            },
+        }
+    }
+
+    /// Opens all checkpoints in the archive at `path`, a file or a directory: what container engines export (a checkpoint and what
+    /// the engine says of the container; for a pod a directory for each of its containers), images whose layers hold such
+    /// (an OCI layout, or what `docker save` makes), or a bare tar file of images.
     ///
     /// # Errors
     /// [`ImageError::Io`]; [`ImageError::Invalid`] for an archive without a checkpoint, or one that is larger than any engine makes; any error
     /// of reading its images.
-    pub fn open(path: &Path, contents: Contents) -> Result<Self> {
+    pub fn open_all(path: &Path, contents: Contents) -> Result<Vec<Self>> {
         let temporary = tempfile::tempdir().map_err(ImageError::io(path, "make a directory to unpack"))?;
+        let temporary = Rc::new(temporary);
         let mut unpacker = Unpacker {
             archive: path,
             to: temporary.path(),
             contents,
-            dirs: HashMap::new(),
-            metadata: BTreeMap::new(),
+            places: HashMap::new(),
+            files: BTreeMap::new(),
+            files_size: 0,
             images: 0,
-            total: 0,
-            root_fs_diff: None,
+            totals: HashMap::new(),
+            root_fs_diffs: HashMap::new(),
         };
-        each_file(path, |name, size, data| unpacker.file(name, size, data))?;
-        let dir = unpacker.checkpoint_dir()?;
-        unpacker.adopt_statistics(dir)?;
-        let (total, root_fs_diff) = (unpacker.total, unpacker.root_fs_diff);
-        let container = metadata::container(&unpacker.metadata, total, root_fs_diff)
-            .map_err(|what| ImageError::Invalid { path: path.to_owned(), what })?;
-        let checkpoint = Checkpoint::open(temporary.path().join(dir.to_string()))?;
-        let archive = Self { _temporary: temporary, checkpoint, container };
-        if contents == Contents::Arguments {
-            archive.fill_arguments(path)?;
+        each_file(path, &mut |member| unpacker.member(member))?;
+        let mut places: Vec<(PathBuf, usize)> = unpacker.with_inventory();
+        places.sort();
+        unpacker.check(!places.is_empty(), || "no checkpoint in this archive".into())?;
+        let mut all = Vec::new();
+        for (place, number) in places {
+            let around = unpacker.around(&place);
+            unpacker.adopt_statistics(number, &around)?;
+            let sizes = (
+                unpacker.totals.get(&place).copied().unwrap_or_default(),
+                unpacker.root_fs_diffs.get(&around).copied(),
+            );
+            let files = unpacker.files.get(&around).unwrap_or(const { &BTreeMap::new() });
+            let container = metadata::container(files, sizes.0, sizes.1)
+                .map_err(|what| ImageError::Invalid { path: path.to_owned(), what })?;
+            let image = oci::image_of(&unpacker.files, &place);
+            let checkpoint = Checkpoint::open(temporary.path().join(number.to_string()))?;
+            all.push(Self { _temporary: Rc::clone(&temporary), checkpoint, container, place, image });
         }
-        Ok(archive)
+        if contents == Contents::Arguments {
+            fill_arguments(path, &all)?;
+        }
+        Ok(all)
     }
 
     /// Its checkpoint. The directory lives as long as the archive does.
@@ -82,28 +124,55 @@ impl Archive {
         self.container.as_ref()
     }
 
-    /// Puts the pages of arguments and environments where they belong, if there are any.
-    fn fill_arguments(&self, archive: &Path) -> Result<()> {
-        if !self.checkpoint.exists(Kind::Pstree, None) {
-            return Ok(());
-        }
-        let explorer = Explorer::new(&self.checkpoint)?;
-        let mut wanted: HashMap<String, Vec<Range<u64>>> = HashMap::new();
+    /// Name of the container image whose layer holds it, if one does and has a name.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
+    /// Where in the archive its images lie: directories, and archives inside as if they were such. Empty at the top.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// What [`Self::open`] knows it by: its container's name, else where it lies.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let container = self.container.as_ref().map(|container| container.name.clone());
+        container.filter(|name| !name.is_empty()).unwrap_or_else(|| self.place.display().to_string())
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        let id = self.container.as_ref().map(|container| container.id.as_str());
+        name == self.name() || Path::new(name) == self.place || id == Some(name)
+    }
+}
+
+/// Puts the pages of arguments and environments where they belong, if there are any.
+fn fill_arguments(archive: &Path, all: &[Archive]) -> Result<()> {
+    // By path in the archive: the ranges wanted, and the file they go to.
+    let mut wanted: HashMap<PathBuf, (Vec<Range<u64>>, PathBuf)> = HashMap::new();
+    for archive in all.iter().filter(|archive| archive.checkpoint.exists(Kind::Pstree, None)) {
+        let explorer = Explorer::new(&archive.checkpoint)?;
         for task in explorer.tasks() {
             for (file, range) in explorer.argument_pages(task)? {
-                if let Some(name) = file.file_name().and_then(|name| name.to_str()) {
-                    wanted.entry(name.to_owned()).or_default().push(range);
+                if let Some(name) = file.file_name() {
+                    let to = archive.checkpoint.dir().join(name);
+                    wanted.entry(archive.place.join(name)).or_insert((Vec::new(), to)).0.push(range);
                 }
             }
         }
-        each_file(archive, |name, _, data| {
-            let Some(name) = name.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
-            let Some(mut ranges) = wanted.remove(name) else { return Ok(()) };
-            ranges.sort_by_key(|range| range.start);
-            let path = self.checkpoint.dir().join(name);
-            copy_ranges(data, &ranges, &path).map_err(ImageError::io(&path, "unpack"))
-        })
     }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    each_file(archive, &mut |member| {
+        let path = member.inside.join(member.parts.iter().collect::<PathBuf>());
+        let Some((mut ranges, to)) = wanted.remove(&path) else { return Ok(()) };
+        ranges.sort_by_key(|range| range.start);
+        copy_ranges(member.data, &ranges, &to).map_err(ImageError::io(&to, "unpack"))
+    })
 }
 
 /// Copies ascending ranges of a stream to their places in a file.
@@ -123,67 +192,51 @@ fn copy_ranges(data: &mut dyn Read, ranges: &[Range<u64>], path: &Path) -> std::
     Ok(())
 }
 
-/// Calls `each` with path, size and contents of every regular file.
-fn each_file(archive: &Path, mut each: impl FnMut(&Path, u64, &mut dyn Read) -> Result<()>) -> Result<()> {
-    let read = || ImageError::io(archive, "read as a tar archive");
-    let mut tar = stream::open(archive)?;
-    for entry in tar.entries().map_err(read())? {
-        let mut entry = entry.map_err(read())?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let path = entry.path().map_err(read())?.into_owned();
-        let size = entry.size();
-        each(&path, size, &mut entry)?;
-    }
-    Ok(())
-}
-
 struct Unpacker<'p> {
     archive: &'p Path,
     to: &'p Path,
     contents: Contents,
-    /// Directories in the archive that images lie in, and the number that is their name outside: paths of an archive are not
+    /// Where in the archive images lie, and the number that is the directory's name outside: paths of an archive are not
     /// trusted.
-    dirs: HashMap<PathBuf, usize>,
-    metadata: BTreeMap<String, Vec<u8>>,
+    places: HashMap<PathBuf, usize>,
+    /// The engines' files, by where they lie.
+    files: BTreeMap<PathBuf, BTreeMap<String, Vec<u8>>>,
+    files_size: u64,
     images: u64,
-    total: u64,
-    root_fs_diff: Option<u64>,
+    totals: HashMap<PathBuf, u64>,
+    root_fs_diffs: HashMap<PathBuf, u64>,
 }
 
 impl Unpacker<'_> {
-    fn file(&mut self, path: &Path, size: u64, data: &mut dyn Read) -> Result<()> {
-        // `./checkpoint/x` is `checkpoint/x`; anything above is no part of a checkpoint.
-        let parts: Option<Vec<&str>> = path
-            .components()
-            .filter(|part| *part != Component::CurDir)
-            .map(|part| if let Component::Normal(name) = part { name.to_str() } else { None })
-            .collect();
-        let Some([dirs @ .., name]) = parts.as_deref() else { return Ok(()) };
-        if dirs.len() > 2 {
-            return Ok(());
-        }
-        if metadata::FILES.contains(name) && dirs.len() < 2 {
-            self.check(size <= LARGEST_METADATA, || format!("{name} of {size} bytes"))?;
+    fn member(&mut self, member: Member<'_>) -> Result<()> {
+        let Member { inside, parts, size, data } = member;
+        let Some((name, dirs)) = parts.split_last() else { return Ok(()) };
+        let place = inside.join(dirs.iter().collect::<PathBuf>());
+        if metadata::FILES.contains(name) || oci::is_wanted(parts, size) {
+            self.files_size = self.files_size.saturating_add(size);
+            let fits = size <= LARGEST_METADATA && self.files_size <= MOST_METADATA;
+            self.check(fits, || format!("{name} of {size} bytes"))?;
             let mut bytes = Vec::new();
             data.read_to_end(&mut bytes).map_err(ImageError::io(self.archive, "read"))?;
-            self.metadata.entry((*name).to_owned()).or_insert(bytes);
+            self.files.entry(place).or_default().entry((*name).to_owned()).or_insert(bytes);
             return Ok(());
         }
         if *name == metadata::ROOT_FS_DIFF {
-            self.root_fs_diff = Some(size);
+            self.root_fs_diffs.insert(place, size);
             return Ok(());
         }
-        let Some((kind, _)) = Kind::from_file_name(name) else { return Ok(()) };
-        self.total = self.total.saturating_add(size);
+        let Some((kind, _)) = Kind::from_file_name(name).filter(|_| dirs.len() <= DEEPEST) else {
+            return Ok(());
+        };
+        let total = self.totals.entry(place.clone()).or_default();
+        *total = total.saturating_add(size);
         if kind != Kind::Pages {
             self.images = self.images.saturating_add(size);
             self.check(self.images <= LARGEST_IMAGES, || {
                 format!("more than {LARGEST_IMAGES} bytes of images")
             })?;
         }
-        let to = self.dir(dirs.iter().collect())?.join(name);
+        let to = self.dir(place)?.join(name);
         let write = || ImageError::io(&to, "unpack");
         let mut file = File::create(&to).map_err(write())?;
         if kind == Kind::Pages && self.contents == Contents::Arguments {
@@ -193,36 +246,45 @@ impl Unpacker<'_> {
         file.flush().map_err(write())
     }
 
-    fn dir(&mut self, dir: PathBuf) -> Result<PathBuf> {
-        let number = self.dirs.len();
-        let known = self.dirs.contains_key(&dir);
+    fn dir(&mut self, place: PathBuf) -> Result<PathBuf> {
+        let number = self.places.len();
+        let known = self.places.contains_key(&place);
         self.check(known || number < MOST_DIRECTORIES, || "images in very many directories".into())?;
-        let number = *self.dirs.entry(dir).or_insert(number);
-        let to = self.to.join(number.to_string());
+        let number = *self.places.entry(place).or_insert(number);
+        let to = self.outside(number);
         if !known {
             std::fs::create_dir(&to).map_err(ImageError::io(&to, "create"))?;
         }
         Ok(to)
     }
 
-    /// The directory of the checkpoint: the only one with an inventory, or the one engines use.
-    fn checkpoint_dir(&self) -> Result<usize> {
-        let has_inventory = |number: &usize| self.to.join(number.to_string()).join("inventory.img").exists();
-        let usual = self.dirs.get(Path::new("checkpoint")).copied().filter(|n| has_inventory(n));
-        let mut found = self.dirs.values().copied().filter(has_inventory);
-        let first = usual.or_else(|| found.next());
-        first.ok_or_else(|| ImageError::Invalid {
-            path: self.archive.to_owned(),
-            what: "no checkpoint in this archive".into(),
-        })
+    fn outside(&self, number: usize) -> PathBuf {
+        self.to.join(number.to_string())
+    }
+
+    /// The checkpoints: every directory with an inventory.
+    fn with_inventory(&self) -> Vec<(PathBuf, usize)> {
+        let has_inventory = |number: usize| self.outside(number).join("inventory.img").exists();
+        let all = self.places.iter().filter(|(_, number)| has_inventory(**number));
+        all.map(|(place, number)| (place.clone(), *number)).collect()
+    }
+
+    /// Where what belongs to the checkpoint at `place` lies: where the engine's files are, in the directory or not far above it;
+    /// else beside the directory if it has the usual name.
+    fn around(&self, place: &Path) -> PathBuf {
+        let is_described = |dir: &&Path| self.files.get(*dir).is_some_and(metadata::describes);
+        let beside = place.parent().unwrap_or(place);
+        let usual = place.file_name().is_some_and(|name| name == metadata::CHECKPOINT_DIR);
+        let described = place.ancestors().take(DEEPEST).find(is_described);
+        described.unwrap_or(if usual { beside } else { place }).to_owned()
     }
 
     /// Engines keep the dumper's statistics beside the directory of images.
-    fn adopt_statistics(&self, dir: usize) -> Result<()> {
+    fn adopt_statistics(&self, number: usize, around: &Path) -> Result<()> {
         let name = Kind::StatsDump.file_name(None);
-        let to = self.to.join(dir.to_string()).join(&name);
-        let outer = self.dirs.values().map(|number| self.to.join(number.to_string()).join(&name));
-        match outer.into_iter().find(|from| from.exists()) {
+        let to = self.outside(number).join(&name);
+        let from = self.places.get(around).map(|number| self.outside(*number).join(&name));
+        match from.filter(|from| from.exists()) {
             Some(from) if !to.exists() => std::fs::rename(&from, &to).map_err(ImageError::io(&from, "move")),
             _ => Ok(()),
         }

@@ -1,6 +1,8 @@
 //! Archives of container engines, made here from a real checkpoint as the engines lay them out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
+mod nested;
+
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -42,22 +44,26 @@ fn tar(dir: &str, more: &[(&str, &str)]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
 fn opened(bytes: &[u8], contents: Contents) -> Result<Archive, ImageError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    Archive::open(file.path(), contents)
+    Archive::open(file.path(), None, contents)
 }
 
 #[test]
 fn the_same_in_all_compressions() {
     let plain = tar("checkpoint/", &[("config.dump", CONFIG), ("spec.dump", r#"{"annotations": {}}"#)]);
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&plain).unwrap();
     let zstd =
         ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
     let wanted = inspect(&Checkpoint::open(case()).unwrap(), true).unwrap();
     assert!(wanted.processes[0].environment.as_ref().unwrap().len() > 3);
-    for bytes in [plain, gzip.finish().unwrap(), zstd] {
+    for bytes in [gzip(&plain), plain, zstd] {
         let archive = opened(&bytes, Contents::Arguments).unwrap();
         let found = inspect(archive.checkpoint(), true).unwrap();
         assert_eq!(found.processes, wanted.processes, "arguments and environment, too");
@@ -140,7 +146,7 @@ fn a_bare_tar_of_images_is_a_checkpoint_too() {
 
 #[test]
 fn bad_archives_are_told() {
-    let no_checkpoint = tar("a/b/c/", &[]);
+    let no_checkpoint = tar("a/b/c/d/", &[]);
     let error = opened(&no_checkpoint, Contents::Arguments).unwrap_err();
     assert!(matches!(&error, ImageError::Invalid { what, .. } if what.contains("no checkpoint")), "{error}");
     assert!(opened(b"\x1f\x8bnonsense", Contents::Arguments).is_err());
