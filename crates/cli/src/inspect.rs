@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use rewake_images::archive::{Container, Contents};
-use rewake_images::explore::{InspectedProcess, Inspection, TaskState, inspect};
+use rewake_images::explore::{Details, InspectedProcess, Inspection, TaskState, inspect};
 use serde::Serialize;
 use termtree::Tree;
 
@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// The environment of the processes, too
     #[arg(long)]
     environment: bool,
+    /// What the descriptors of the processes are, too
+    #[arg(long)]
+    files: bool,
     /// Report in JSON
     #[arg(long)]
     json: bool,
@@ -40,6 +43,7 @@ struct Report {
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     let sources = Source::open_all(&args.path, Contents::Arguments)?;
     let several = sources.len() > 1;
+    let details = Details { environment: args.environment, files: args.files };
     let mut reports = Vec::new();
     for source in &sources {
         let archive = source.archive();
@@ -47,7 +51,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             place: archive.filter(|_| several).map(|archive| archive.place().display().to_string()),
             container_image: archive.and_then(|archive| archive.image().map(str::to_owned)),
             container: archive.and_then(|archive| archive.container().cloned()),
-            inspection: inspect(source.checkpoint(), args.environment)?,
+            inspection: inspect(source.checkpoint(), details)?,
         });
     }
     if args.json {
@@ -84,6 +88,10 @@ fn tree(name: String, report: &Report) -> Tree<String> {
             sockets.push(Tree::new(format!("of {}", task.pid)).with_leaves(lines));
         }
         root.push(sockets);
+    }
+    if !inspection.system_v.is_empty() {
+        let lines = inspection.system_v.iter().map(ToString::to_string);
+        root.push(Tree::new("System V objects".to_owned()).with_leaves(lines));
     }
     for (namespace, mounts) in &inspection.mounts {
         let lines = mounts.iter().map(|mount| {
@@ -206,6 +214,9 @@ fn of_process(process: &InspectedProcess) -> Tree<String> {
         tree.push(Tree::new(format!(
             "{threads} threads, {descriptors} descriptors, {sockets} sockets; {line}"
         )));
+        let files =
+            process.files.iter().flatten().map(|file| format!("{}: {}", file.fd, file.what.escape_debug()));
+        tree.extend(files.map(Tree::new));
         tree.extend(process.environment.iter().flatten().map(|e| Tree::new(e.escape_debug().to_string())));
     }
     tree.extend(process.children.iter().map(of_process));

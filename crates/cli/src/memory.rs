@@ -1,11 +1,11 @@
 //! `rewake memory`: what is in the memory of a checkpoint.
 
 use std::io::Write;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use rewake_images::Checkpoint;
+use rewake_images::PageStore;
 use rewake_images::archive::Contents;
 use rewake_images::explore::{Explorer, Hit, Pattern, Space};
 
@@ -44,7 +44,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print a range of memory as a hex dump
+    /// Print memory as a hex dump: a range, or all there is of a process
     Read {
         /// The checkpoint, or an archive of a container engine; ARCHIVE::NAME for one of several in it
         #[arg(value_name = "DIR|ARCHIVE")]
@@ -52,9 +52,9 @@ enum Command {
         /// The process
         #[arg(short, long)]
         pid: u32,
-        /// The first byte, hexadecimal with 0x
+        /// The first byte, hexadecimal with 0x; without it, every page in the images
         #[arg(value_name = "ADDRESS", value_parser = number)]
-        address: u64,
+        address: Option<u64>,
         /// How many bytes
         #[arg(value_name = "LENGTH", value_parser = number, default_value = "256")]
         length: u64,
@@ -104,7 +104,20 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         }
         Command::Read { path, pid, address, length, raw } => {
             let source = Source::open(path, Contents::Memory)?;
-            read(source.checkpoint(), *pid, *address, *length, *raw, out)?;
+            let store = source.checkpoint().memory((*pid).into())?;
+            let mut dump = HexDump { raw: *raw, ..HexDump::default() };
+            match address {
+                Some(address) => {
+                    let end =
+                        address.checked_add(*length).context("the range ends behind the last address")?;
+                    dump.range(&store, *address..end, out)?;
+                }
+                None => {
+                    for run in store.runs() {
+                        dump.range(&store, run.vaddr..run.end(), out)?;
+                    }
+                }
+            }
             Ok(crate::DONE)
         }
     }
@@ -128,36 +141,55 @@ fn show(hit: &Hit, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A piece at a time: the length is the user's, but memory is ours.
-fn read(
-    checkpoint: &Checkpoint,
-    pid: u32,
-    address: u64,
-    length: u64,
+const LINE: usize = 16;
+
+/// What was printed last, so that lines that only repeat it need not be.
+#[derive(Debug, Default)]
+struct HexDump {
+    /// The bytes as they are.
     raw: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    const PIECE: u64 = 64 << 10;
-    const LINE: usize = 16;
-    let store = checkpoint.memory(pid.into())?;
-    let end = address.checked_add(length).context("the range ends behind the last address")?;
-    let mut at = address;
-    while at < end {
-        let mut piece = vec![0; usize::try_from((end - at).min(PIECE))?];
-        store.read_at(at, &mut piece)?;
-        if raw {
-            out.write_all(&piece)?;
-        } else {
-            for (address, line) in (at..).step_by(LINE).zip(piece.chunks(LINE)) {
-                let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-                let shown = |byte: &u8| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '.' };
-                let text: String = line.iter().map(shown).collect();
-                writeln!(out, "{address:016x}  {:47}  |{text}|", hex.join(" "))?;
+    last: Option<(u64, Vec<u8>)>,
+    /// A star stands for the lines left out.
+    starred: bool,
+}
+
+impl HexDump {
+    /// A piece at a time: the length is the user's, but memory is ours.
+    fn range(&mut self, store: &PageStore, range: Range<u64>, out: &mut impl Write) -> anyhow::Result<()> {
+        const PIECE: u64 = 64 << 10;
+        let mut at = range.start;
+        while at < range.end {
+            let mut piece = vec![0; usize::try_from((range.end - at).min(PIECE))?];
+            store.read_at(at, &mut piece)?;
+            if self.raw {
+                out.write_all(&piece)?;
+            } else {
+                for (address, line) in (at..).step_by(LINE).zip(piece.chunks(LINE)) {
+                    let is_last = address + line.len() as u64 == range.end;
+                    self.line(address, line, is_last, out)?;
+                }
             }
+            at += piece.len() as u64;
         }
-        at += piece.len() as u64;
+        Ok(())
     }
-    Ok(())
+
+    fn line(&mut self, address: u64, line: &[u8], is_last: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        let follows =
+            self.last.as_ref().is_some_and(|(at, last)| at + LINE as u64 == address && last == line);
+        self.last = Some((address, line.to_vec()));
+        if follows && !is_last {
+            if !std::mem::replace(&mut self.starred, true) {
+                writeln!(out, "*")?;
+            }
+            return Ok(());
+        }
+        self.starred = false;
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shown = |byte: &u8| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '.' };
+        let text: String = line.iter().map(shown).collect();
+        Ok(writeln!(out, "{address:016x}  {:47}  |{text}|", hex.join(" "))?)
+    }
 }
 
 /// The bytes of a text with the escapes of Rust's byte strings.
@@ -189,6 +221,29 @@ fn unescape(text: &str) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_repeat_are_left_out() {
+        let mut out = Vec::new();
+        let mut dump = HexDump::default();
+        for (address, byte) in (0x1000..).step_by(LINE).zip([1_u8, 0, 0, 0, 0, 2]) {
+            dump.line(address, &[byte; LINE], false, &mut out).unwrap();
+        }
+        // Not what follows: a gap lies between.
+        dump.line(0x3000, &[2; LINE], false, &mut out).unwrap();
+        dump.line(0x3010, &[2; LINE], true, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let starts: Vec<&str> = text.lines().map(|line| line.get(..16).unwrap_or(line)).collect();
+        let wanted = [
+            "0000000000001000",
+            "0000000000001010",
+            "*",
+            "0000000000001050",
+            "0000000000003000",
+            "0000000000003010",
+        ];
+        assert_eq!(starts, wanted);
+    }
 
     #[test]
     fn escapes() {

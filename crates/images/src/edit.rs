@@ -27,23 +27,19 @@
 //! use rewake_images::{Kind, edit::ImageEditor, proto};
 //!
 //! # let dir = tempfile::tempdir()?;
-//! # let files = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/kinds/socket_udp-h/files.img");
+//! # let files = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/kinds/socket_listen-h/files.img");
 //! # std::fs::copy(files, dir.path().join("files.img"))?;
-//! # let mut files = ImageEditor::open(Kind::Files, dir.path().join("files.img"))?;
-//! # let mut port = 0;
-//! # files.edit_each(|file: &mut proto::FileEntry| if let Some(socket) = &mut file.isk { port = socket.src_port; socket.state = 10 })?;
-//! # files.save()?;
 //! # let checkpoint = dir.path();
 //! const LISTEN: u32 = 10;
 //!
 //! let mut files = ImageEditor::open(Kind::Files, checkpoint.join("files.img"))?;
 //! let changed = files.edit_each(|file: &mut proto::FileEntry| {
-//!     if let Some(socket) = file.isk.as_mut().filter(|socket| socket.state == LISTEN && socket.src_port == port) {
+//!     if let Some(socket) = file.isk.as_mut().filter(|socket| socket.state == LISTEN && socket.src_port == 8880) {
 //!         socket.src_port = 8080;
 //!     }
 //! })?;
 //! files.save()?;
-//! assert!(changed > 0);
+//! assert_eq!(changed, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

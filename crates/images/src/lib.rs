@@ -43,6 +43,8 @@ pub mod pagemap;
 #[cfg(feature = "explore")]
 pub mod recode;
 mod required;
+#[cfg(feature = "explore")]
+mod swap;
 #[cfg(feature = "validate")]
 pub mod validate;
 mod writer;

@@ -1,7 +1,7 @@
 //! Rewriting the images of a checkpoint through JSON and back, which brings old ones to the present layout and proves that
 //! nothing is lost on the way.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use crate::error::{ImageError, Result};
 use crate::framing::{Entry, ImageReader, ImageWriter};
 use crate::json::{Style, decode_file, encode_image};
 use crate::kind::{Head, Kind};
+use crate::swap::Staging;
 use crate::{Checkpoint, Layout, proto};
 
 /// What became of an image.
@@ -27,15 +28,15 @@ pub struct Recoded {
     pub entries: u64,
 }
 
-/// Rewrites every image in `dir` with entries, in layout v1.1. Files whose bytes would not change are not touched, the inventory
-/// is replaced last, and an error before that leaves all as it was. With `dry_run` nothing is replaced.
+/// Rewrites every image in `dir` with entries, in layout v1.1. Files whose bytes would not change are not touched. The directory is
+/// replaced as a whole: an error or a crash leaves it as it was, or done (a file system that cannot exchange directories gets one
+/// file after the other, the inventory last). With `dry_run` nothing is replaced.
 ///
 /// # Errors
 /// Any error of reading an image; [`ImageError::Io`].
 pub fn recode(dir: &Path, dry_run: bool) -> Result<Vec<Recoded>> {
     let checkpoint = Checkpoint::open(dir)?;
-    let staging = tempfile::Builder::new().prefix(".rewake-recode-").tempdir_in(dir);
-    let staging = staging.map_err(ImageError::io(dir, "make a directory in"))?;
+    let staging = Staging::new(dir)?;
     let mut done = Vec::new();
     let mut inventory_last = checkpoint.images()?;
     inventory_last.retain(|(kind, ..)| kind.info().head != Head::Raw);
@@ -45,22 +46,17 @@ pub fn recode(dir: &Path, dry_run: bool) -> Result<Vec<Recoded>> {
         let to = staging.path().join(name);
         let (entries, kept) = recode_image(*kind, path, &to)?;
         let rewritten = !same_bytes(path, &to)?;
-        done.push((Recoded { file: name.to_owned(), rewritten, kept, entries }, to, path.clone()));
-    }
-    if !dry_run {
-        for (image, from, to) in done.iter().filter(|(image, ..)| image.rewritten) {
-            let permissions = fs::metadata(to).map_err(ImageError::io(to, "stat"))?.permissions();
-            fs::set_permissions(from, permissions).map_err(ImageError::io(from, "set the mode of"))?;
-            let synced = File::open(from).and_then(|file| file.sync_all());
-            synced.map_err(ImageError::io(&image.file, "sync"))?;
+        if !rewritten {
+            std::fs::remove_file(&to).map_err(ImageError::io(&to, "remove"))?;
         }
-        for (_, from, to) in done.iter().filter(|(image, ..)| image.rewritten) {
-            fs::rename(from, to).map_err(ImageError::io(to, "put in place"))?;
-        }
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(ImageError::io(dir, "sync"))?;
+        done.push(Recoded { file: name.to_owned(), rewritten, kept, entries });
     }
-    let mut report: Vec<Recoded> = done.into_iter().map(|(image, ..)| image).collect();
+    let names: Vec<&str> =
+        done.iter().filter(|image| image.rewritten).map(|image| image.file.as_str()).collect();
+    if !dry_run && !names.is_empty() {
+        staging.commit(&names)?;
+    }
+    let mut report = done;
     report.sort_by(|a, b| a.file.cmp(&b.file));
     Ok(report)
 }

@@ -98,3 +98,77 @@ fn what_json_does_not_keep_stays_as_it_is() {
     assert!(recode(&copy, false).is_err());
     assert_eq!(contents(&copy), before);
 }
+
+/// Killed at any moment, it leaves the directory old or new, never between.
+#[test]
+fn killed_at_any_moment() {
+    // This test binary again, told to do nothing but recode: see below.
+    let program = std::env::current_exe().unwrap();
+    let mut seen = [0, 0];
+    for round in 0..400_u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = copied("env00-v1.0", dir.path());
+        let before = contents(&copy);
+        let mut child = std::process::Command::new(&program)
+            .args(["--exact", "--ignored", "recodes_what_it_is_told"])
+            .env("RECODE_DIR", &copy)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Later each time, until it has come to its end by itself.
+        let mut ended = false;
+        for _ in 0..round * 50 {
+            ended = ended || child.try_wait().unwrap().is_some();
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        let after = contents(&copy);
+        let is_new = after != before;
+        seen[usize::from(is_new)] += 1;
+        if is_new {
+            assert_eq!(after.len(), before.len());
+            assert!(recode(&copy, true).unwrap().iter().all(|image| !image.rewritten), "all of it is new");
+        }
+        if ended && seen[1] > 3 {
+            break;
+        }
+    }
+    assert!(seen[0] > 0, "killed before it came to that, at first");
+}
+
+/// Only for the test above.
+#[test]
+#[ignore = "no test by itself"]
+fn recodes_what_it_is_told() {
+    let dir = std::env::var_os("RECODE_DIR").unwrap();
+    recode(Path::new(&dir), false).unwrap();
+}
+
+/// What else lies in the directory stays, links and modes as well.
+#[test]
+fn what_else_is_there_stays() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let copy = copied("env00-v1.0", dir.path());
+    fs::write(copy.join("notes.txt"), "mine").unwrap();
+    symlink("../elsewhere", copy.join("parent")).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(copy.join("pstree.img"), fs::Permissions::from_mode(0o640)).unwrap();
+    let pages = fs::metadata(copy.join("pages-1.img")).unwrap().ino();
+    recode(&copy, false).unwrap();
+    assert_eq!(fs::read_to_string(copy.join("notes.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_link(copy.join("parent")).unwrap(), Path::new("../elsewhere"));
+    assert_eq!(fs::metadata(&copy).unwrap().mode() & 0o777, 0o750);
+    assert_eq!(fs::metadata(copy.join("pstree.img")).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(fs::metadata(copy.join("pages-1.img")).unwrap().ino(), pages, "memory is not copied");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside");
+
+    // With a directory inside it goes file by file.
+    let other = tempfile::tempdir().unwrap();
+    let copy = copied("env00-v1.0", other.path());
+    fs::create_dir(copy.join("sub")).unwrap();
+    recode(&copy, false).unwrap();
+    assert!(copy.join("sub").is_dir());
+    assert_eq!(Checkpoint::open(&copy).unwrap().layout(), Layout::V11);
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+}

@@ -5,7 +5,7 @@ use std::fs;
 
 use libfuzzer_sys::fuzz_target;
 use rewake_images::archive::{Archive, Contents};
-use rewake_images::explore::inspect;
+use rewake_images::explore::{Details, inspect};
 use rewake_images_fuzz::{Scratch, pieces};
 
 static SCRATCH: Scratch = Scratch::new();
@@ -50,6 +50,6 @@ fuzz_target!(|data: &[u8]| {
     fs::write(&path, bytes).unwrap();
     let contents = if how & 2 == 0 { Contents::Arguments } else { Contents::Memory };
     for archive in Archive::open_all(&path, contents).unwrap_or_default() {
-        let _ = inspect(archive.checkpoint(), true);
+        let _ = inspect(archive.checkpoint(), Details { environment: true, files: true });
     }
 });

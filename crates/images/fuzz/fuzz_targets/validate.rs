@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use rewake_images::explore::{Explorer, diff, inspect};
+use rewake_images::explore::{Details, Explorer, diff, inspect};
 use rewake_images::validate::validate;
 use rewake_images::{Checkpoint, Kind};
 use rewake_images_fuzz::{Scratch, pieces};
@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
     let report = validate(dir);
     let _ = report.to_string();
     if let Ok(checkpoint) = Checkpoint::open(dir) {
-        let looked_at = inspect(&checkpoint, true);
+        let looked_at = inspect(&checkpoint, Details { environment: true, files: true });
         assert!(!report.is_clean() || looked_at.is_ok(), "{looked_at:?}");
         if let Ok(explorer) = Explorer::new(&checkpoint) {
             let good = Checkpoint::open(&good).unwrap();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::explorer::{Explorer, Task, TaskState};
 use super::ps::Process;
 use super::sockets::TaskSockets;
+use super::sysv::IpcObject;
 use crate::error::{ImageError, Result};
 use crate::kind::{Kind, Payload};
 use crate::pagemap::{flags_of, pages_of, pe};
@@ -24,6 +25,9 @@ pub struct Inspection {
     pub processes: Vec<InspectedProcess>,
     /// Sockets of the processes.
     pub sockets: Vec<TaskSockets>,
+    /// System V objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub system_v: Vec<IpcObject>,
     /// Mounts of each mount namespace in the checkpoint, by its number.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub mounts: BTreeMap<u64, Vec<Mount>>,
@@ -106,11 +110,32 @@ pub struct InspectedProcess {
     pub memory: MemoryFacts,
     /// Number of descriptors.
     pub descriptors: usize,
+    /// What each of them is, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<OpenFile>>,
     /// Number of them that are sockets.
     pub sockets: usize,
     /// Its children.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<InspectedProcess>,
+}
+
+/// A descriptor of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OpenFile {
+    /// Its number.
+    pub fd: u32,
+    /// What is open: a path, `pipe[ID]`, a socket, or kind and id.
+    pub what: String,
+}
+
+/// What [`inspect`] tells beyond the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The environment of the processes.
+    pub environment: bool,
+    /// What each descriptor is.
+    pub files: bool,
 }
 
 /// Memory of a process, in bytes.
@@ -172,11 +197,11 @@ pub struct Statistics {
     pub pages_lazy: u64,
 }
 
-/// Looks at everything worth showing; at the environment of the processes only if asked.
+/// Looks at everything worth showing, and at the details asked for.
 ///
 /// # Errors
 /// Any error of reading images, but for pages that are missing.
-pub fn inspect(checkpoint: &Checkpoint, environment: bool) -> Result<Inspection> {
+pub fn inspect(checkpoint: &Checkpoint, details: Details) -> Result<Inspection> {
     let explorer = checkpoint.exists(Kind::Files, None).then(|| Explorer::new(checkpoint)).transpose()?;
     let inventory = checkpoint.inventory();
     let mut mounts = BTreeMap::new();
@@ -192,13 +217,13 @@ pub fn inspect(checkpoint: &Checkpoint, environment: bool) -> Result<Inspection>
     }
     let cpu: Option<proto::CpuinfoEntry> = checkpoint.read_opt(Kind::Cpuinfo, None)?;
     let cpu = cpu.and_then(|cpu| cpu.x86_entry.into_iter().find_map(|cpu| cpu.model_id));
-    let (processes, sockets, namespaces) = match &explorer {
-        None => (Vec::new(), Vec::new(), Vec::new()),
+    let (processes, sockets, namespaces, system_v) = match &explorer {
+        None => (Vec::new(), Vec::new(), Vec::new(), Vec::new()),
         Some(explorer) => {
             let roots = explorer.ps()?.0;
             let roots =
-                roots.into_iter().map(|root| explorer.inspected(root, environment)).collect::<Result<_>>()?;
-            (roots, explorer.sockets()?.0, explorer.namespaces()?)
+                roots.into_iter().map(|root| explorer.inspected(root, details)).collect::<Result<_>>()?;
+            (roots, explorer.sockets()?.0, explorer.namespaces()?, explorer.ipc_objects()?)
         }
     };
     Ok(Inspection {
@@ -219,6 +244,7 @@ pub fn inspect(checkpoint: &Checkpoint, environment: bool) -> Result<Inspection>
         host: HostFacts { nodename, cpu, uptime_us: inventory.dump_uptime },
         processes,
         sockets,
+        system_v,
         mounts,
         sizes: sizes(checkpoint)?,
         statistics: statistics(checkpoint)?,
@@ -295,7 +321,7 @@ impl Explorer<'_> {
     }
 
     /// The tree is no deeper than [`Self::ps`] lets it be.
-    fn inspected(&self, process: Process, environment: bool) -> Result<InspectedProcess> {
+    fn inspected(&self, process: Process, details: Details) -> Result<InspectedProcess> {
         let task = self.task(process.pid)?;
         let mut threads = BTreeMap::new();
         // Of a zombie's threads nothing is left; CRIU writes any number there.
@@ -317,7 +343,7 @@ impl Explorer<'_> {
         };
         let creds = task.core.thread_core.as_ref().and_then(|core| core.creds.as_ref());
         let path = |id: u32| self.files.path(id).map(str::to_owned);
-        let children = process.children.into_iter().map(|child| self.inspected(child, environment));
+        let children = process.children.into_iter().map(|child| self.inspected(child, details));
         Ok(InspectedProcess {
             pid: process.pid,
             pgid: process.pgid,
@@ -331,9 +357,13 @@ impl Explorer<'_> {
             threads,
             memory: mm.as_ref().map(|mm| self.memory_facts(task, mm)).transpose()?.unwrap_or_default(),
             descriptors: descriptors.len(),
+            files: details.files.then(|| {
+                let what = |fd: &proto::FdinfoEntry| self.files.describe(fd.r#type, fd.id);
+                descriptors.iter().map(|fd| OpenFile { fd: fd.fd, what: what(fd) }).collect()
+            }),
             sockets: sockets.count(),
             children: children.collect::<Result<_>>()?,
-            environment: if environment { self.environment(task)? } else { None },
+            environment: if details.environment { self.environment(task)? } else { None },
         })
     }
 

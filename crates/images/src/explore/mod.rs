@@ -31,6 +31,7 @@ mod ps;
 mod rss;
 mod search;
 mod sockets;
+mod sysv;
 
 pub use compare::{PageChange, PageChanges, PageRange};
 pub use diff::{Change, Descriptor, Diff, TaskDiff, diff};
@@ -38,7 +39,8 @@ pub use explorer::{Explorer, Task, TaskState};
 pub use fds::{Fd, FdList, FdNumber, TaskFds};
 pub use files::FileTable;
 pub use inspect::{
-    DumpFacts, HostFacts, InspectedProcess, Inspection, MemoryFacts, Mount, Sizes, Statistics, inspect,
+    Details, DumpFacts, HostFacts, InspectedProcess, Inspection, MemoryFacts, Mount, OpenFile, Sizes,
+    Statistics, inspect,
 };
 pub use mems::{Mapping, MappingList, Resource, TaskMappings, status};
 pub use names::size;
@@ -47,3 +49,4 @@ pub use ps::{Forest, Process};
 pub use rss::{Resident, ResidentList, TaskResident, Touched};
 pub use search::{Hit, Space};
 pub use sockets::{Socket, SocketList, TaskSockets};
+pub use sysv::{IpcKind, IpcObject};

@@ -63,6 +63,8 @@ impl Explorer<'_> {
         let mut spaces: Vec<_> = tasks.map(|task| Space::Pid(task.entry.pid)).collect();
         let shared = self.checkpoint.images()?.into_iter().filter(|(kind, ..)| *kind == Kind::PagemapShmem);
         spaces.extend(shared.filter_map(|(_, number, _)| number.map(Space::Shmid)));
+        let inline = self.inline_segments()?.into_iter().filter(|space| !spaces.contains(space));
+        spaces.extend(inline.collect::<Vec<_>>());
         Ok(spaces)
     }
 
@@ -73,7 +75,13 @@ impl Explorer<'_> {
     pub fn store(&self, space: Space) -> Result<PageStore> {
         match space {
             Space::Pid(pid) => self.checkpoint.memory(pid.into()),
-            Space::Shmid(shmid) => self.checkpoint.shmem(shmid),
+            Space::Shmid(shmid) if self.checkpoint.exists(Kind::PagemapShmem, Some(shmid)) => {
+                self.checkpoint.shmem(shmid)
+            }
+            Space::Shmid(shmid) => match self.inline_segment(shmid)? {
+                Some(store) => Ok(store),
+                None => self.checkpoint.shmem(shmid),
+            },
         }
     }
 

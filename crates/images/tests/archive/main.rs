@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rewake_images::archive::{Archive, Contents, Engine};
-use rewake_images::explore::{Explorer, Pattern, inspect};
+use rewake_images::explore::{Details, Explorer, Pattern, inspect};
 use rewake_images::{Checkpoint, ImageError};
 
 const CONFIG: &str = r#"{"id": "0123456789abcdef", "name": "web", "rootfsImageName": "docker.io/library/alpine:latest",
@@ -61,11 +61,12 @@ fn the_same_in_all_compressions() {
     let plain = tar("checkpoint/", &[("config.dump", CONFIG), ("spec.dump", r#"{"annotations": {}}"#)]);
     let zstd =
         ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
-    let wanted = inspect(&Checkpoint::open(case()).unwrap(), true).unwrap();
+    let wanted =
+        inspect(&Checkpoint::open(case()).unwrap(), Details { environment: true, files: true }).unwrap();
     assert!(wanted.processes[0].environment.as_ref().unwrap().len() > 3);
     for bytes in [gzip(&plain), plain, zstd] {
         let archive = opened(&bytes, Contents::Arguments).unwrap();
-        let found = inspect(archive.checkpoint(), true).unwrap();
+        let found = inspect(archive.checkpoint(), Details { environment: true, files: true }).unwrap();
         assert_eq!(found.processes, wanted.processes, "arguments and environment, too");
         assert_eq!(found.statistics, wanted.statistics);
         assert_eq!(found.sizes.pages, wanted.sizes.pages);

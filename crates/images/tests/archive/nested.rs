@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rewake_images::ImageError;
 use rewake_images::archive::{Archive, Contents, Engine};
-use rewake_images::explore::inspect;
+use rewake_images::explore::{Details, inspect};
 
 use super::{CONFIG, case, gzip, opened, tar};
 
@@ -49,8 +49,12 @@ fn layout(layer: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 fn check(archive: &Archive, image: Option<&str>) {
     assert_eq!(archive.image(), image);
     assert_eq!(archive.container().unwrap().name, "web");
-    let found = inspect(archive.checkpoint(), true).unwrap();
-    let wanted = inspect(&rewake_images::Checkpoint::open(case()).unwrap(), true).unwrap();
+    let found = inspect(archive.checkpoint(), Details { environment: true, files: true }).unwrap();
+    let wanted = inspect(
+        &rewake_images::Checkpoint::open(case()).unwrap(),
+        Details { environment: true, files: true },
+    )
+    .unwrap();
     assert_eq!(found.processes, wanted.processes, "arguments and environment, too");
     assert_eq!(found.statistics, wanted.statistics);
 }
@@ -133,7 +137,7 @@ fn several_in_one() {
     let sizes: Vec<_> = all.iter().map(|a| a.container().unwrap().root_fs_diff_size).collect();
     assert_eq!(sizes, [Some(6), Some(9)]);
     for archive in &all {
-        let found = inspect(archive.checkpoint(), false).unwrap();
+        let found = inspect(archive.checkpoint(), Details::default()).unwrap();
         assert!(found.processes[0].arguments.as_ref().unwrap()[0].ends_with("pipe00"));
     }
     let error = Archive::open(file.path(), None, Contents::Arguments).unwrap_err();
@@ -169,7 +173,7 @@ fn a_directory_of_docker() {
     assert_eq!((container.image.as_str(), container.runtime.as_str()), ("busybox", "runc"));
     assert_eq!(container.interfaces[0].addresses, ["172.17.0.2"]);
     assert_eq!(container.mounts[0].destination, "/data");
-    let found = inspect(archive.checkpoint(), false).unwrap();
+    let found = inspect(archive.checkpoint(), Details::default()).unwrap();
     assert!(found.processes[0].arguments.as_ref().unwrap()[0].ends_with("pipe00"));
 }
 

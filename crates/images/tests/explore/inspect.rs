@@ -1,12 +1,12 @@
 //! What `rewake inspect` shows.
 
-use rewake_images::explore::{TaskState, inspect};
+use rewake_images::explore::{Details, TaskState, inspect};
 
 use crate::open;
 
 #[test]
 fn a_process_and_its_child() {
-    let found = inspect(&open("pipe00-h"), false).unwrap();
+    let found = inspect(&open("pipe00-h"), Details::default()).unwrap();
     let root = &found.processes[0];
     assert_eq!((root.pid, root.comm.as_str(), root.state), (66, "pipe00", TaskState::Alive));
     assert_eq!(root.threads.keys().copied().collect::<Vec<_>>(), [66]);
@@ -23,10 +23,10 @@ fn a_process_and_its_child() {
 
 #[test]
 fn memory_in_the_parent_counts_apart() {
-    let found = inspect(&open("mem-touch-incr/3"), false).unwrap();
+    let found = inspect(&open("mem-touch-incr/3"), Details::default()).unwrap();
     assert!(found.dump.has_parent);
     let memory = found.processes[0].memory;
     assert!(memory.in_parent > 0 && memory.dumped > 0, "{memory:?}");
     assert!(found.processes[0].arguments.is_some(), "wherever their pages lie");
-    assert_eq!(inspect(&open("env00-v1.0"), false).unwrap().dump.image_version, 1);
+    assert_eq!(inspect(&open("env00-v1.0"), Details::default()).unwrap().dump.image_version, 1);
 }

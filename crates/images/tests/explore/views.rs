@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rewake_images::explore::{Explorer, TaskState, inspect};
+use rewake_images::explore::{Details, Explorer, TaskState, inspect};
 use rewake_images::{Checkpoint, ImageError, ImageWriter, Kind, Layout, proto};
 use serde_json::json;
 
@@ -103,7 +103,8 @@ fn zombies_have_nothing_and_fail_nothing() {
     let exe = format!("10\n\t{:36}    unknown path\n11\n", "exe");
     assert_eq!(explorer.mems().unwrap().to_string(), exe);
     assert_eq!(explorer.rss().unwrap().to_string(), "10\n11\n");
-    let zombie = &inspect(&checkpoint, true).unwrap().processes[0].children[0];
+    let zombie =
+        &inspect(&checkpoint, Details { environment: true, files: true }).unwrap().processes[0].children[0];
     assert_eq!((zombie.descriptors, zombie.threads.len(), &zombie.arguments), (0, 0, &None));
     let sockets = explorer.sockets().unwrap();
     assert_eq!(sockets.0.len(), 1);
