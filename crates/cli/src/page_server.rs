@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Where an earlier page server put the memory of the pre-dump before; relative to the images directory
     #[arg(long, value_name = "DIR")]
     prev_images_dir: Option<PathBuf>,
+    /// Free the room of pages in earlier generations that what comes makes useless
+    #[arg(long, requires = "prev_images_dir")]
+    auto_dedup: bool,
     #[command(flatten)]
     peer: PeerArgs,
     /// Send memory from the checkpoint to whoever asks for it
@@ -118,6 +121,7 @@ impl Role {
             return Ok(Self::Lend(Lender::new(&args.images_dir)));
         }
         let incoming = Incoming::create(&args.images_dir, args.prev_images_dir.as_deref())?;
+        let incoming = if args.auto_dedup { incoming.deduplicating() } else { incoming };
         Ok(Self::Keep(Box::new(incoming.watched(Arc::clone(watcher) as Arc<dyn Progress>))))
     }
 

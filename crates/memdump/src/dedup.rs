@@ -30,11 +30,25 @@ pub struct DedupReport {
 /// [`CaptureError::Image`] for a checkpoint that cannot be read; [`CaptureError::Dedup`], also on a file system that cannot
 /// do it.
 pub fn dedup(dir: &Path) -> Result<DedupReport, CaptureError> {
+    let images = Checkpoint::open(dir)?.images()?;
+    let memory = images.into_iter().filter_map(|(kind, number, _)| match kind {
+        Kind::Pagemap | Kind::PagemapShmem => Some((kind, number?)),
+        _ => None,
+    });
+    dedup_memory(dir, memory)
+}
+
+/// As [`dedup`], for the memory in `dir` of these kinds and numbers, which need not be a whole checkpoint.
+///
+/// # Errors
+/// As [`dedup`].
+pub fn dedup_memory(
+    dir: &Path,
+    memory: impl IntoIterator<Item = (Kind, u64)>,
+) -> Result<DedupReport, CaptureError> {
     let mut report = DedupReport::default();
-    for (kind, number, _) in Checkpoint::open(dir)?.images()? {
-        if let (Kind::Pagemap | Kind::PagemapShmem, Some(number)) = (kind, number) {
-            ancestors_of(&PageStore::open(dir, kind, number)?, kind, number, &mut report)?;
-        }
+    for (kind, number) in memory {
+        ancestors_of(&PageStore::open(dir, kind, number)?, kind, number, &mut report)?;
     }
     Ok(report)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rewake_images::proto::{PagemapEntry, PagemapHead};
 use rewake_images::{ImageError, ImageWriter, Kind, Layout, PageStore, pe};
-use rewake_memdump::Progress;
+use rewake_memdump::{Progress, dedup_memory};
 use serde::Serialize;
 
 use crate::error::{PageServerError, ProtocolError, Result, file};
@@ -46,6 +46,8 @@ pub struct Incoming {
     /// Whether there is a staging directory: not before something comes.
     staged: bool,
     progress: Option<Arc<dyn Progress>>,
+    /// What came, if earlier generations are to be freed of it.
+    dedup: Option<Vec<(Kind, u64)>>,
 }
 
 /// The object whose memory comes at the moment.
@@ -91,7 +93,15 @@ impl Incoming {
             report: ReceiveReport::default(),
             staged: false,
             progress: None,
+            dedup: None,
         })
+    }
+
+    /// Frees the room of pages in earlier generations that what came makes useless.
+    #[must_use]
+    pub fn deduplicating(mut self) -> Self {
+        self.dedup = Some(Vec::new());
+        self
     }
 
     /// Has `progress` told what comes.
@@ -219,6 +229,9 @@ impl Receiver for Incoming {
         let mut pagemap = ImageWriter::create(object.kind, Layout::V11, path)?;
         pagemap.push(&PagemapHead { pages_id })?;
         self.report.objects += 1;
+        if let Some(came) = &mut self.dedup {
+            came.push((object.kind, object.number));
+        }
         let has_parent = parent.is_some();
         self.current = Some(Current { pagemap, pages, pages_path, floor: 0, parent });
         Ok(has_parent)
@@ -272,7 +285,14 @@ impl Receiver for Incoming {
 
     fn commit(&mut self) -> Result<()> {
         self.finish_current()?;
-        self.put_in_place()
+        self.put_in_place()?;
+        // What came is safe; that more room is taken than need be is no reason to say otherwise.
+        if let Some(came) = self.dedup.take()
+            && let Err(error) = dedup_memory(&self.dir, came)
+        {
+            tracing::warn!("the room of earlier pages is not freed: {error}");
+        }
+        Ok(())
     }
 }
 

@@ -59,11 +59,15 @@ const SCENARIOS: [&str; 3] = ["churn", "shared-anonymous", "memfd"];
 /// process runs. The other way round cannot be tested everywhere: CRIU's own server needs CAP_SYS_RESOURCE for a large pipe.
 const LAZY: &str = "criu lazily from own";
 
+/// Encryption where one side shows a certificate of somebody the other does not know: nothing is sent, and the process goes on.
+const TO_STRANGER: &str = "own, a stranger, to criu";
+const BY_STRANGER: &str = "criu, a stranger, to own";
+
 /// Takes every route, each in its own pid namespace.
 pub(super) fn run(rewake: &Path) -> Result<()> {
     let mut failed = 0;
     println!();
-    for route in ROUTES.iter().map(|route| route.name).chain([LAZY]) {
+    for route in ROUTES.iter().map(|route| route.name).chain([LAZY, TO_STRANGER, BY_STRANGER]) {
         for scenario in SCENARIOS {
             let dir = tempfile::tempdir()?;
             let mut command = Command::new(std::env::current_exe()?);
@@ -85,15 +89,24 @@ pub(super) fn run(rewake: &Path) -> Result<()> {
 /// One route, in this process, which must be in its own pid namespace. `dir` exists and is empty.
 pub(super) fn case(name: &str, scenario: &str, rewake: &Path, dir: &Path) -> Result<()> {
     let known = ROUTES.into_iter().find(|route| route.name == name);
-    let lazily = (name == LAZY).then(|| route(LAZY, Criu, Own, Criu));
-    let Some(route) = known.or(lazily) else { bail!("no route {name}") };
+    let special = match name {
+        LAZY => Some(route(LAZY, Criu, Own, Criu)),
+        TO_STRANGER => Some(route(TO_STRANGER, Own, Criu, Own)),
+        BY_STRANGER => Some(route(BY_STRANGER, Criu, Own, Own)),
+        _ => None,
+    };
+    let Some(route) = known.or(special) else { bail!("no route {name}") };
     let scenario = scenarios()?.into_iter().find(|known| known.name == scenario);
     let scenario = scenario.context("no such scenario")?;
     let mut case = Case { route, scenario, rewake: rewake.to_owned(), dir: dir.to_owned(), tls: Vec::new() };
     if case.route.encrypted {
         case.tls = pki::certificates(dir, "127.0.0.1")?;
     }
-    if name == LAZY { case.lazily() } else { case.run() }
+    match name {
+        LAZY => case.lazily(),
+        TO_STRANGER | BY_STRANGER => case.stranger(),
+        _ => case.run(),
+    }
 }
 
 struct Case {
@@ -158,6 +171,41 @@ impl Case {
         }
         let restored = Workload::adopt(workload.pid(), &work).context("after the restore")?;
         let verdict = self.scenario.verdict(&restored).context("after the restore")?;
+        ensure!(verdict == "PASS", "{verdict}");
+        Ok(())
+    }
+
+    /// The dump trusts the server, but shows a certificate of another CA.
+    fn stranger(&self) -> Result<()> {
+        let work = self.dir.join("work");
+        let (known, unknown) = (self.dir.join("known"), self.dir.join("unknown"));
+        let (here, there) = (self.dir.join("here"), self.dir.join("there"));
+        for made in [&work, &known, &unknown, &here, &there] {
+            fs::create_dir(made)?;
+        }
+        let trusted = pki::certificates(&known, "127.0.0.1")?;
+        let (trusting, _) = trusted.split_at(pki::TRUST_OPTIONS);
+        let strange = pki::certificates(&unknown, "127.0.0.1")?;
+        let (_, showing) = strange.split_at(pki::TRUST_OPTIONS);
+        let workload = self.scenario.start(&work)?;
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port().to_string();
+        let address = ["--address", "127.0.0.1", "--port", &port];
+        let pidfile = self.dir.join("server.pid");
+        let mut server = self.tool(self.route.server)?;
+        server.args(["page-server", "--daemon"]).args(address).args(&trusted);
+        server.arg("--pidfile").arg(&pidfile).arg("--images-dir").arg(&there);
+        finish(&mut server, "page-server")?;
+        let pid = Pid::from_raw(fs::read_to_string(&pidfile)?.trim().parse()?);
+        let server = Workload::adopt(pid, &self.dir).context("the page server")?;
+        let mut dump = self.tool(self.route.dumper)?;
+        dump.args(["dump", "--tree", &workload.pid().to_string(), "--page-server"]).args(address);
+        dump.args(trusting).args(showing).arg("--images-dir").arg(&here);
+        ensure!(finish(&mut dump, "dump").is_err(), "the stranger was served");
+        server.wait_end(END_LIMIT).context("the page server goes on")?;
+        let kept = fs::read_dir(&there)?
+            .any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("pagemap")));
+        ensure!(!kept, "memory of a stranger was kept");
+        let verdict = self.scenario.verdict(&workload).context("after the dump that failed")?;
         ensure!(verdict == "PASS", "{verdict}");
         Ok(())
     }

@@ -5,6 +5,9 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
+/// So many of the options say whom a side trusts; the others, who it is.
+pub(super) const TRUST_OPTIONS: usize = 3;
+
 /// Makes a CA and a certificate for `host` in `dir`; gives the options that have a side use both.
 pub(super) fn certificates(dir: &Path, host: &str) -> Result<Vec<String>> {
     let mut authority = CertificateParams::new([])?;

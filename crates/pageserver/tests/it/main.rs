@@ -63,7 +63,11 @@ fn with_server(
     parent: Option<&Path>,
     work: impl FnOnce(TcpStream),
 ) -> Result<Incoming, PageServerError> {
-    let mut incoming = Incoming::create(dir, parent)?;
+    serve(Incoming::create(dir, parent)?, work)
+}
+
+/// Has `work` talk to a server that keeps what comes in `incoming`.
+fn serve(mut incoming: Incoming, work: impl FnOnce(TcpStream)) -> Result<Incoming, PageServerError> {
     let (ours, theirs) = ends();
     std::thread::scope(|scope| {
         let server = scope.spawn(move || {

@@ -6,8 +6,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use rewake_images::Kind;
 use rewake_memdump::{MemoryTarget, PageRun};
+use rewake_pageserver::Incoming;
 
-use super::{names, pages, run, send, sender, with_server};
+use super::{names, pages, run, send, sender, serve, with_server};
 
 #[test]
 fn memory_of_tasks_and_objects_arrives_and_appears_at_the_end() {
@@ -58,6 +59,30 @@ fn a_parent_is_known_and_linked() {
     assert_eq!(incoming.unwrap().report().parent_pages, 5);
     assert_eq!(std::fs::read_link(second.join("parent")).unwrap(), Path::new("../1"));
     let expected = [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2), (7, 1), (8, 1), (9, 1), (20, 2)];
+    assert_eq!(pages(&second, Kind::Pagemap, 7), expected);
+}
+
+#[test]
+fn room_of_pages_that_came_again_is_given_back() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("1"), dir.path().join("2"));
+    let generation = |to: &Path, number, came: &[PageRun], kept: &[PageRun]| {
+        let parent = (number > 1).then_some(Path::new("../1"));
+        let incoming = Incoming::create(to, parent).unwrap().deduplicating();
+        let received = serve(incoming, |stream| {
+            let sender = sender(stream);
+            send(&sender, Kind::Pagemap, 7, (came, kept), number, 1).unwrap();
+            sender.close().unwrap();
+        });
+        received.unwrap();
+    };
+    let blocks = || first.join("pages-65537.img").metadata().unwrap().blocks();
+    generation(&first, 1, &[run(0, 64)], &[]);
+    let before = blocks();
+    generation(&second, 2, &[run(0, 60)], &[run(60, 4)]);
+    assert!(blocks() < before / 4, "{} of {before} blocks", blocks());
+    let expected: Vec<(u64, u8)> = (0..64).map(|page| (page, if page < 60 { 2 } else { 1 })).collect();
     assert_eq!(pages(&second, Kind::Pagemap, 7), expected);
 }
 
