@@ -93,7 +93,10 @@ kernel_test! {
             let workload = Workload::spawn(scenario, dir.path()).unwrap();
             let (here, there) = (dir.path().join("here"), dir.path().join("there"));
             let server = Server::start(&there, &["--json"]);
-            done(&memory_to(&server.port, "dump", &workload, &here, &[]));
+            let output = memory_to(&server.port, "dump", &workload, &here, &[]);
+            done(&output);
+            let line = String::from_utf8(output.stdout).unwrap();
+            assert!(line.contains(" pages; frozen"), "not compressed: {line}");
             let (status, said) = server.end();
             assert!(status.success() && said.contains("\"parent_pages\": 0"), "{said}");
             assert!(!fs::read_dir(&here).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("pages")));

@@ -208,7 +208,7 @@ impl<'a> Memory<'a> {
             Some(target) => {
                 let out = target.open(kind, number, same).map_err(failed)?;
                 // A pre-dump is made to be a parent.
-                if self.track_mem || self.live {
+                let done = if self.track_mem || self.live {
                     let dir = self.writer.staging_dir();
                     let out = Remembering::new(&*out, dir, kind, number).map_err(failed)?;
                     let done = increment.capture(plan, &out, &self.options).map_err(failed)?;
@@ -216,7 +216,9 @@ impl<'a> Memory<'a> {
                     done
                 } else {
                     increment.capture(plan, &*out, &self.options).map_err(failed)?
-                }
+                };
+                self.report.pages_bytes += total(&done.here) * PAGE_SIZE;
+                done
             }
             None => self.store_here(kind, number, increment, plan, same)?,
         };
