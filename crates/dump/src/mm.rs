@@ -135,7 +135,6 @@ fn extra(area: &Area) -> AreaExtra {
         guards: Vec::new(),
         lock_on_fault: has(VmFlags::LOCK_ON_FAULT),
         sealed: has(VmFlags::SEALED),
-        read_ahead: 0,
         name: area.anon_name.clone().unwrap_or_default(),
     }
 }

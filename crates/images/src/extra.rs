@@ -75,9 +75,7 @@ pub struct AreaExtra {
     /// Sealed: mseal(2).
     #[prost(bool, tag = "5")]
     pub sealed: bool,
-    /// MADV_SEQUENTIAL (2) or MADV_RANDOM (1), 0 for neither.
-    #[prost(uint32, tag = "6")]
-    pub read_ahead: u32,
+    // 6 was how to read ahead, which `vma_entry.madv` tells.
     /// Name given with prctl(PR_SET_VMA_ANON_NAME), empty for none.
     #[prost(bytes = "vec", tag = "7")]
     pub name: Vec<u8>,

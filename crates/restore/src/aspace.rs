@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 
 use rewake_images::PageStore;
+use rewake_images::extra::AreaExtra;
 use rewake_images::proto::{MmEntry, VmaEntry};
 use rewake_memdump::{Area, AreaKind};
 use rewake_tracee::{Call, Remote, SCRATCH_LEN, find_instruction};
@@ -13,7 +14,7 @@ use zerocopy::IntoBytes;
 use crate::error::{RestoreError, Result};
 use crate::objects::{MappedAs, mapped_as};
 use crate::plan::{Plan, TASK_SIZE, status};
-use crate::remote::Table;
+use crate::remote::{Object, Table};
 
 /// The kernel's own areas of the stub: clock data and code.
 #[derive(Debug)]
@@ -138,15 +139,17 @@ pub(crate) fn map(
         | libc::MAP_NORESERVE;
     let mut table = Table::new(plan.pid);
     for vma in ordinary(&plan.task.mm) {
-        let object = || format!("memory {:#x}-{:#x}", vma.start, vma.end);
+        let object = || Object::from(vma.start..vma.end);
         let mut flags = vma.flags & KEPT.unsigned_abs();
         let fd = if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
             let own = mapped_as(plan, vma).and_then(|mapped_as| mapped.get(&mapped_as));
             let fd = own.or_else(|| u32::try_from(vma.shmid).ok().and_then(|id| fds.get(&id)));
-            Some(fd.ok_or_else(|| RestoreError::inconsistent(object(), "its file is not open"))?)
+            Some(fd.ok_or_else(|| RestoreError::inconsistent(object().to_string(), "its file is not open"))?)
         } else if vma.status & status::ANON_SHARED != 0 {
             let fd = old_shared.get(&vma.shmid);
-            Some(fd.ok_or_else(|| RestoreError::inconsistent(object(), "its object is not open"))?)
+            Some(
+                fd.ok_or_else(|| RestoreError::inconsistent(object().to_string(), "its object is not open"))?,
+            )
         } else {
             None
         };
@@ -172,24 +175,25 @@ pub(crate) fn advise(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
     const PR_SET_VMA: u64 = 0x5356_4d41;
     const MLOCK_ONFAULT: u64 = 1;
     let mut table = Table::new(plan.pid);
+    let extras: HashMap<u64, &AreaExtra> =
+        plan.task.extra.areas.iter().map(|extra| (extra.start, extra)).collect();
     for vma in ordinary(&plan.task.mm) {
         let (start, len) = (vma.start, vma.end - vma.start);
-        let object = || format!("memory {start:#x}-{:#x}", vma.end);
+        let object = || start..vma.end;
         let mut advise = |start, len, advice: u64| {
             table.add("madvise", object(), Call::new(libc::SYS_madvise, &[start, len, advice]));
         };
-        for advice in (0..64).filter(|bit| vma.madv() >> bit & 1 == 1) {
-            advise(start, len, advice);
+        let mut left = vma.madv();
+        while left != 0 {
+            advise(start, len, left.trailing_zeros().into());
+            left &= left - 1;
         }
-        let extra = plan.task.area_extra(vma);
+        let extra = extras.get(&start).copied();
         if let Some(extra) = extra {
             for guard in extra.guards.chunks_exact(2) {
                 if let [from, to] = *guard {
                     advise(from, to.saturating_sub(from), MADV_GUARD_INSTALL);
                 }
-            }
-            if extra.read_ahead != 0 {
-                advise(start, len, extra.read_ahead.into());
             }
             if !extra.name.is_empty() {
                 let name = table.bytes(&[extra.name.as_slice(), &[0]].concat());
@@ -215,12 +219,8 @@ pub(crate) fn seal(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
     const SYS_MSEAL: libc::c_long = 462;
     let mut table = Table::new(plan.pid);
     for extra in plan.task.extra.areas.iter().filter(|extra| extra.sealed) {
-        let object = format!("memory {:#x}-{:#x}", extra.start, extra.end);
-        table.add(
-            "mseal",
-            object,
-            Call::new(SYS_MSEAL, &[extra.start, extra.end.saturating_sub(extra.start), 0]),
-        );
+        let len = extra.end.saturating_sub(extra.start);
+        table.add("mseal", extra.start..extra.end, Call::new(SYS_MSEAL, &[extra.start, len, 0]));
     }
     table.run(remote)
 }

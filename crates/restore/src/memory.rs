@@ -1,8 +1,11 @@
 //! Contents of memory.
 
+use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
 use rewake_images::{PAGE_SIZE, PageRun, PageStore};
 use rewake_memdump::Progress;
 use rewake_tracee::{Remote, TaskMem};
@@ -23,14 +26,36 @@ const PIECE: u64 = 512;
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     run: PageRun,
-    /// By userfaultfd; through /proc/PID/mem otherwise.
-    register: bool,
+    way: Way,
+}
+
+/// How a piece of memory is put in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By userfaultfd(2): no fault, no zeroing, whatever the protection.
+    Copy,
+    /// By process_vm_writev(2): many pieces in one call, which takes the faults the process would take.
+    Write,
+    /// Through /proc/PID/mem, one by one, whatever the protection.
+    Force,
+}
+
+impl Piece {
+    /// Whether the bytes of `next` follow its own in one pages file, so that both can be written by one call.
+    fn goes_with(&self, next: &Self) -> bool {
+        let (here, there) = (&self.run, &next.run);
+        (self.way, next.way) == (Way::Write, Way::Write)
+            && !here.compressed
+            && !there.compressed
+            && here.level == there.level
+            && here.file_offset + here.bytes() == there.file_offset
+    }
 }
 
 /// Puts back all pages of the process's own memory; gives how many.
 ///
-/// Anonymous memory is filled by userfaultfd: no fault, no zeroing, whatever the protection. What lies on a file cannot be;
-/// it is written through /proc/PID/mem, which makes private copies as the process once did.
+/// Anonymous memory is filled by userfaultfd. What lies on a file cannot be; it is written, which makes private copies as
+/// the process once did.
 pub(crate) fn fill(
     remote: &mut Remote<'_>,
     plan: &Plan,
@@ -47,12 +72,17 @@ pub(crate) fn fill(
         let file = vma.status & status::FILE_PRIVATE != 0;
         let runs: Vec<PageRun> = store.runs_in(vma.start, vma.end).collect();
         let pages: u64 = runs.iter().map(|run| run.pages).sum();
-        let register = !file && pages >= WORTH_REGISTERING;
-        if register {
+        let writable = vma.prot & libc::PROT_WRITE.unsigned_abs() != 0;
+        let way = match pages {
+            WORTH_REGISTERING.. if !file => Way::Copy,
+            _ if writable => Way::Write,
+            _ => Way::Force,
+        };
+        if way == Way::Copy {
             ranges.push((vma.start, vma.end));
         }
         let cut = runs.into_iter().flat_map(|run| run.pieces(PIECE));
-        pieces.extend(cut.map(|run| Piece { run, register }));
+        pieces.extend(cut.map(|run| Piece { run, way }));
     }
     let uffd = if ranges.is_empty() { None } else { open_uffd(remote, plan.pid)? };
     if let Some(uffd) = &uffd {
@@ -64,12 +94,13 @@ pub(crate) fn fill(
         }
     }
     let mem = TaskMem::open(remote.pid()).map_err(RestoreError::tracee(plan.pid))?;
+    let jobs = jobs(&pieces);
     let filler = Filler {
         pid: plan.pid,
         store,
         mem: &mem,
         uffd: uffd.as_ref(),
-        pieces: &pieces,
+        jobs: &jobs,
         progress: options.progress.as_deref(),
         next: AtomicUsize::new(0),
     };
@@ -80,6 +111,24 @@ pub(crate) fn fill(
     }
     filler.run(threads)?;
     Ok(total)
+}
+
+/// The pieces, together with those that one call can write with them.
+fn jobs(pieces: &[Piece]) -> Vec<&[Piece]> {
+    let mut jobs = Vec::new();
+    let mut rest = pieces;
+    while let Some(first) = rest.first() {
+        let mut pages = first.run.pages;
+        let more = rest.windows(2).take_while(|pair| {
+            let [piece, next] = pair else { return false };
+            pages += next.run.pages;
+            pages <= PIECE && piece.goes_with(next)
+        });
+        let (job, later) = rest.split_at(1 + more.count());
+        jobs.push(job);
+        rest = later;
+    }
+    jobs
 }
 
 /// The kernel may lack it or forbid it; then everything goes the simple way.
@@ -102,7 +151,7 @@ struct Filler<'a> {
     store: &'a PageStore,
     mem: &'a TaskMem,
     uffd: Option<&'a Uffd>,
-    pieces: &'a [Piece],
+    jobs: &'a [&'a [Piece]],
     progress: Option<&'a dyn Progress>,
     next: AtomicUsize,
 }
@@ -122,31 +171,100 @@ impl Filler<'_> {
 
     fn work(&self) -> Result<()> {
         let mut scratch = Vec::new();
-        while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.put(piece, &mut scratch)?;
+        while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.put(job, &mut scratch)?;
             if let Some(progress) = self.progress {
-                progress.done(piece.run.bytes());
+                progress.done(job.iter().map(|piece| piece.run.bytes()).sum());
             }
         }
         Ok(())
     }
 
-    fn put(&self, piece: &Piece, scratch: &mut Vec<u8>) -> Result<()> {
-        let bytes = self.store.bytes(&piece.run, scratch)?;
+    fn put(&self, job: &[Piece], scratch: &mut Vec<u8>) -> Result<()> {
+        let Some(first) = job.first() else { return Ok(()) };
+        // All of it, as it lies in the pages file.
+        let run = PageRun { pages: job.iter().map(|piece| piece.run.pages).sum(), ..first.run };
+        let bytes = self.store.bytes(&run, scratch)?;
         // Copying from a page that is not there yet costs userfaultfd a second attempt.
-        self.store.prefetch(&piece.run);
-        let put = self.copy(piece, bytes);
-        self.store.release(&piece.run);
+        self.store.prefetch(&run);
+        let put = match self.uffd.filter(|_| first.way == Way::Copy) {
+            Some(uffd) => {
+                let object = || format!("memory at {:#x}", run.vaddr);
+                uffd.copy(run.vaddr, bytes).map_err(RestoreError::call("ioctl(UFFDIO_COPY)", object()))
+            }
+            None => self.write(job, bytes),
+        };
+        self.store.release(&run);
         put
     }
 
-    fn copy(&self, piece: &Piece, bytes: &[u8]) -> Result<()> {
-        match self.uffd.filter(|_| piece.register) {
-            Some(uffd) => {
-                let object = || format!("memory at {:#x}", piece.run.vaddr);
-                uffd.copy(piece.run.vaddr, bytes).map_err(RestoreError::call("ioctl(UFFDIO_COPY)", object()))
+    /// Writes pieces whose bytes are together.
+    fn write(&self, job: &[Piece], bytes: &[u8]) -> Result<()> {
+        let (mut job, mut bytes) = (job, bytes);
+        while !job.is_empty() {
+            let written = if job.iter().any(|piece| piece.way == Way::Write) {
+                written_at_once(self.pid, job, bytes)
+            } else {
+                0
+            };
+            let mut done = 0;
+            let whole = job.iter().take_while(|piece| {
+                let behind = done + length(piece);
+                let complete = behind <= written;
+                done = if complete { behind } else { done };
+                complete
+            });
+            job = job.get(whole.count()..).unwrap_or_default();
+            bytes = bytes.get(done..).unwrap_or_default();
+            // One that could not be written, or not all of it.
+            if let Some((piece, later)) = job.split_first() {
+                let (own, behind) = bytes.split_at(length(piece).min(bytes.len()));
+                self.mem.write(piece.run.vaddr, own).map_err(RestoreError::tracee(self.pid))?;
+                (job, bytes) = (later, behind);
             }
-            None => self.mem.write(piece.run.vaddr, bytes).map_err(RestoreError::tracee(self.pid)),
         }
+        Ok(())
+    }
+}
+
+/// How many bytes, beginning with the first piece, one call could write. None, where the kernel lets nobody do that.
+fn written_at_once(pid: u32, job: &[Piece], bytes: &[u8]) -> usize {
+    let address = |vaddr| usize::try_from(vaddr).expect("addresses fit");
+    let pieces: Vec<_> =
+        job.iter().map(|piece| RemoteIoVec { base: address(piece.run.vaddr), len: length(piece) }).collect();
+    process_vm_writev(Pid::from_raw(pid.cast_signed()), &[IoSlice::new(bytes)], &pieces).unwrap_or(0)
+}
+
+fn length(piece: &Piece) -> usize {
+    usize::try_from(piece.run.bytes()).expect("a piece is small")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(page: u64, pages: u64, place: u64, way: Way) -> Piece {
+        let [vaddr, file_offset] = [page, place].map(|n| n * rewake_images::PAGE_SIZE);
+        let run = PageRun { vaddr, pages, level: 0, file_offset, flags: 0, compressed: false };
+        Piece { run, way }
+    }
+
+    #[test]
+    fn what_follows_in_the_file_is_written_together() {
+        use Way::{Copy, Force, Write};
+        let pieces = [
+            piece(1, 1, 0, Write),
+            piece(9, 2, 1, Write),
+            piece(12, 1, 3, Force),
+            piece(14, 1, 4, Write),
+            piece(20, PIECE, 5, Copy),
+            piece(900, 2, 7 + PIECE, Write),
+            piece(910, PIECE - 2, 9 + PIECE, Write),
+            piece(2000, 1, 7 + 2 * PIECE, Write),
+        ];
+        let lengths: Vec<_> = jobs(&pieces).iter().map(|job| job.len()).collect();
+        assert_eq!(lengths, [2, 1, 1, 1, 2, 1]);
+        let apart = [piece(1, 1, 0, Write), piece(2, 1, 7, Write)];
+        assert_eq!(jobs(&apart).len(), 2);
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use rewake_images::extra::{AreaExtra, TaskExtra};
+use rewake_images::extra::TaskExtra;
 use rewake_images::proto::{
     CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, MmEntry,
-    PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry, VmaEntry,
+    PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
 };
 use rewake_images::{Checkpoint, Kind, PAGE_SIZE};
 use rewake_tracee::SCRATCH_LEN;
@@ -97,12 +97,6 @@ pub(crate) struct Task {
     pub(crate) ghost_of: HashMap<u32, u32>,
     pub(crate) remaps: Vec<RemapFilePathEntry>,
     pub(crate) fdinfo: Vec<FdinfoEntry>,
-}
-
-impl Task {
-    pub(crate) fn area_extra(&self, vma: &VmaEntry) -> Option<&AreaExtra> {
-        self.extra.areas.iter().find(|extra| extra.start == vma.start)
-    }
 }
 
 /// Reads a checkpoint and says what restoring it means. Nothing is created.

@@ -1,15 +1,53 @@
 //! Tables of system calls that must all succeed.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
 use rewake_tracee::{Call, Remote};
 
 use crate::error::{RestoreError, Result};
+
+/// What a system call is for, put into words only if it fails: there may be tens of thousands.
+#[derive(Debug, Clone)]
+pub(crate) enum Object {
+    Named(Cow<'static, str>),
+    Memory(Range<u64>),
+}
+
+impl From<&'static str> for Object {
+    fn from(name: &'static str) -> Self {
+        Self::Named(name.into())
+    }
+}
+
+impl From<String> for Object {
+    fn from(name: String) -> Self {
+        Self::Named(name.into())
+    }
+}
+
+impl From<Range<u64>> for Object {
+    fn from(range: Range<u64>) -> Self {
+        Self::Memory(range)
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::Memory(range) => write!(f, "memory {:#x}-{:#x}", range.start, range.end),
+        }
+    }
+}
 
 /// System calls to be run by the new process, and what each is for.
 #[derive(Debug)]
 pub(crate) struct Table {
     pid: u32,
     calls: Vec<Call>,
-    names: Vec<(&'static str, String)>,
+    names: Vec<(&'static str, Object)>,
     /// What the calls point to; it goes to the data area first.
     data: Vec<u8>,
     /// Calls whose last argument is an offset in the data area.
@@ -21,7 +59,7 @@ impl Table {
         Self { pid, calls: Vec::new(), names: Vec::new(), data: Vec::new(), relative: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, name: &'static str, object: impl Into<String>, call: Call) {
+    pub(crate) fn add(&mut self, name: &'static str, object: impl Into<Object>, call: Call) {
         self.calls.push(call);
         self.names.push((name, object.into()));
     }
@@ -30,7 +68,7 @@ impl Table {
     pub(crate) fn add_at(
         &mut self,
         name: &'static str,
-        object: impl Into<String>,
+        object: impl Into<Object>,
         nr: libc::c_long,
         args: &[u64],
         offset: u64,
@@ -64,7 +102,13 @@ impl Table {
         }
         remote.batch(&mut self.calls).map_err(failed(self.pid))?;
         for (result, (call, object)) in self.calls.iter().map(Call::result).zip(self.names) {
-            result.map_err(|source| RestoreError::Remote { pid: self.pid, call, object, source })?;
+            let object = || object.to_string();
+            result.map_err(|source| RestoreError::Remote {
+                pid: self.pid,
+                call,
+                object: object(),
+                source,
+            })?;
         }
         Ok(())
     }

@@ -29,7 +29,6 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
             Field { packed: true, render: Render::Hex, ..repeated(3, "guards", u64) },
             field(4, "lock_on_fault", Type::Bool),
             field(5, "sealed", Type::Bool),
-            field(6, "read_ahead", u32),
             Field { render: Render::UnixName, ..field(7, "name", Type::Bytes) },
         ],
     ));
