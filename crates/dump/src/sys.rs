@@ -73,7 +73,24 @@ pub(crate) fn sched_getattr(tid: Pid) -> Result<SchedAttr, Errno> {
     // SAFETY: the pointer is to a writable struct of the length given.
     let ret =
         unsafe { libc::syscall(libc::SYS_sched_getattr, tid.as_raw(), &raw mut attr, SCHED_ATTR_SIZE, 0) };
-    Errno::result(ret).map(|_| attr)
+    Errno::result(ret)?;
+    // Told only of policies that go by it; a real-time thread keeps it for the day it is one no more.
+    if matches!(i32::try_from(attr.policy), Ok(libc::SCHED_FIFO | libc::SCHED_RR | SCHED_DEADLINE)) {
+        attr.nice = nice(tid)?;
+    }
+    Ok(attr)
+}
+
+const SCHED_DEADLINE: libc::c_int = 6;
+
+/// The nice value of thread `tid`. getpriority(2).
+fn nice(tid: Pid) -> Result<i32, Errno> {
+    // The kernel returns no negative numbers here.
+    const HIGHEST: i32 = 20;
+    // SAFETY: takes three numbers.
+    let ret =
+        Errno::result(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid.as_raw()) })?;
+    Ok(HIGHEST - i32::try_from(ret).unwrap_or(HIGHEST))
 }
 
 /// Input/output priority of thread `tid`. ioprio_get(2).

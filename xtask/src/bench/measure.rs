@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, mkfifo};
 
 use super::case::Case;
@@ -112,10 +112,17 @@ pub(super) fn start(load: &Path, args: &[&str], dir: &Path) -> Result<Pid> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     rewake_testkit::detach(&mut command);
     let child = command.spawn().context("starting the process")?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    // Without a writer the FIFO would be waited for for ever: should the process end, there is one.
+    let instead = ready.clone();
+    std::thread::spawn(move || {
+        let ended = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        ended.is_ok().then(|| fs::OpenOptions::new().write(true).open(instead))
+    });
     let said = fs::read_to_string(&ready)?;
-    ensure!(said == "ready", "the process never got ready");
+    ensure!(said == "ready", "the process ended before it was ready");
     fs::remove_file(&ready)?;
-    Ok(Pid::from_raw(i32::try_from(child.id())?))
+    Ok(pid)
 }
 
 /// Runs a program; how long it took and its peak of resident memory in KiB.

@@ -198,13 +198,21 @@ pub(crate) fn root(stage: &Stage) -> Check {
     Ok(nix::unistd::chroot(".")?)
 }
 
-/// Threads with deadlines of other kinds: round robin and first-in first-out.
+/// Round robin, with a nice value for the day that ends.
 pub(crate) fn real_time(stage: &Stage) -> Check {
+    set_attributes(libc::SCHED_OTHER, 5, 0).at("SCHED_OTHER")?;
     set_attributes(libc::SCHED_RR, 0, 7).at("SCHED_RR")?;
-    let before = schedule()?;
+    let (before, nice) = (schedule()?, nice()?);
     stage.freeze()?;
     ensure_eq!(schedule()?, before, "scheduling");
+    ensure_eq!(self::nice()?, nice, "nice value");
     Ok(())
+}
+
+/// Twenty minus the nice value: the kernel returns no negative numbers here.
+fn nice() -> Result<u64, nix::errno::Errno> {
+    // SAFETY: takes integers only.
+    unsafe { sys::raw(libc::SYS_getpriority, [libc::PRIO_PROCESS.into(), 0, 0, 0, 0, 0]) }
 }
 
 /// What membarrier(2) was told this process wants to use.
