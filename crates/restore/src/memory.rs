@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     fn piece(page: u64, pages: u64, place: u64, way: Way) -> Piece {
-        let [vaddr, file_offset] = [page, place].map(|n| n * rewake_images::PAGE_SIZE);
+        let [vaddr, file_offset] = [page, place].map(|n| n * PAGE_SIZE);
         let run = PageRun { vaddr, pages, level: 0, file_offset, flags: 0, compressed: false };
         Piece { run, way }
     }
