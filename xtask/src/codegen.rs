@@ -27,7 +27,13 @@ pub(crate) fn run(check: bool) -> Result<()> {
     let mut for_rust = all.clone();
     for_rust.file.retain(|f| !matches!(f.name(), "opts.proto" | "google/protobuf/descriptor.proto"));
     let out = tempfile::tempdir()?;
-    prost_build::Config::new()
+    let mut config = prost_build::Config::new();
+    // An entry of files.img is one of two dozen kinds. With room for each of them, one would take kilobytes, and there can be
+    // many thousands, nearly all of them regular files.
+    for field in large_fields(&all) {
+        config.boxed(field);
+    }
+    config
         .out_dir(out.path())
         .disable_comments(["."])
         .enable_type_names()
@@ -52,6 +58,15 @@ pub(crate) fn run(check: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The kinds of `file_entry` but the most common.
+fn large_fields(all: &prost_types::FileDescriptorSet) -> Vec<String> {
+    use prost_types::field_descriptor_proto::Type;
+    let messages = all.file.iter().flat_map(|file| &file.message_type);
+    let fields = messages.filter(|message| message.name() == "file_entry").flat_map(|message| &message.field);
+    let kinds = fields.filter(|field| field.r#type() == Type::Message && field.name() != "reg");
+    kinds.map(|field| format!(".file_entry.{}", field.name())).collect()
 }
 
 /// What prost does not keep: which fields of a message are required, and which hold messages.

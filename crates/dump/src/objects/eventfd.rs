@@ -12,5 +12,5 @@ pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
     // always O_RDWR, has no use for, and F_SETFL ignores it.
     let semaphore = u32::from(file.fdinfo_field("eventfd-semaphore").is_ok_and(|v| v == "1"));
     let efd = EventfdFileEntry { id, flags: file.flags | semaphore, fown: file.fown, counter };
-    Ok(FileEntry { efd: Some(efd), ..entry(FdTypes::Eventfd, id) })
+    Ok(FileEntry { efd: Some(efd.into()), ..entry(FdTypes::Eventfd, id) })
 }

@@ -10,7 +10,7 @@ pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
     let targets: Option<Vec<_>> = lines.map(parse_target).collect();
     let tfd = targets.ok_or_else(|| file.fdinfo_malformed("tfd"))?;
     let epfd = EventpollFileEntry { id, flags: file.flags, fown: file.fown, tfd };
-    Ok(FileEntry { epfd: Some(epfd), ..entry(FdTypes::Eventpoll, id) })
+    Ok(FileEntry { epfd: Some(epfd.into()), ..entry(FdTypes::Eventpoll, id) })
 }
 
 /// `tfd: 5 events: 1d data: ffffffffffffffff  pos:0 ino:61af sdev:7`

@@ -38,11 +38,11 @@ pub(super) fn object(file: OwnedFd, stat: &FileStat, link: &Path, inode_id: u32)
 pub(super) fn survey(file: &OpenFile, id: u32, inode_id: u32) -> FileEntry {
     let memfd =
         MemfdFileEntry { id, flags: file.flags, pos: file.position.unwrap_or(0), fown: file.fown, inode_id };
-    FileEntry { memfd: Some(memfd), ..entry(FdTypes::Memfd, id) }
+    FileEntry { memfd: Some(memfd.into()), ..entry(FdTypes::Memfd, id) }
 }
 
 /// The entry of a mapping of the object: opened with `flags`, at no position.
 pub(super) fn mapped(id: u32, flags: u32, inode_id: u32) -> FileEntry {
     let memfd = MemfdFileEntry { id, flags, inode_id, ..Default::default() };
-    FileEntry { memfd: Some(memfd), ..entry(FdTypes::Memfd, id) }
+    FileEntry { memfd: Some(memfd.into()), ..entry(FdTypes::Memfd, id) }
 }

@@ -24,13 +24,13 @@ pub(super) fn pipe_id(file: &OpenFile) -> Result<u32> {
 pub(super) fn survey_pipe(file: &OpenFile, id: u32) -> Result<FileEntry> {
     let pipe =
         PipeEntry { id, pipe_id: pipe_id(file)?, flags: file.flags, fown: file.fown, ..Default::default() };
-    Ok(FileEntry { pipe: Some(pipe), ..entry(FdTypes::Pipe, id) })
+    Ok(FileEntry { pipe: Some(pipe.into()), ..entry(FdTypes::Pipe, id) })
 }
 
 /// `regf_id` is the file entry with the path.
 pub(super) fn survey_fifo(file: &OpenFile, id: u32, regf_id: u32) -> Result<FileEntry> {
     let fifo = FifoEntry { id, pipe_id: pipe_id(file)?, regf_id: Some(regf_id) };
-    Ok(FileEntry { fifo: Some(fifo), ..entry(FdTypes::Fifo, id) })
+    Ok(FileEntry { fifo: Some(fifo.into()), ..entry(FdTypes::Fifo, id) })
 }
 
 /// What is queued in a pipe, and its capacity. Nothing is taken out. `file` is an end that can be read.

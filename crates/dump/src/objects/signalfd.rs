@@ -9,5 +9,5 @@ pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
     let mask = file.fdinfo_field("sigmask")?;
     let sigmask = u64::from_str_radix(mask, 16).map_err(|_| file.fdinfo_malformed("sigmask"))?;
     let sgfd = SignalfdEntry { id, flags: file.flags, fown: file.fown, sigmask };
-    Ok(FileEntry { sgfd: Some(sgfd), ..entry(FdTypes::Signalfd, id) })
+    Ok(FileEntry { sgfd: Some(sgfd.into()), ..entry(FdTypes::Signalfd, id) })
 }

@@ -43,7 +43,7 @@ pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
         isec,
         insec,
     };
-    Ok(FileEntry { tfd: Some(tfd), ..entry(FdTypes::Timerfd, id) })
+    Ok(FileEntry { tfd: Some(tfd.into()), ..entry(FdTypes::Timerfd, id) })
 }
 
 /// `(seconds, nanoseconds)` as fdinfo writes it.

@@ -37,19 +37,19 @@ impl FileTable {
             table.add(reg.id, FdTypes::Reg, |file| file.reg = Some(reg));
         }
         for pipe in checkpoint.read_all::<proto::PipeEntry>(Kind::Pipes, None)? {
-            table.add(pipe.id, FdTypes::Pipe, |file| file.pipe = Some(pipe));
+            table.add(pipe.id, FdTypes::Pipe, |file| file.pipe = Some(pipe.into()));
         }
         for socket in checkpoint.read_all::<proto::UnixSkEntry>(Kind::Unixsk, None)? {
-            table.add(socket.id, FdTypes::Unixsk, |file| file.usk = Some(socket));
+            table.add(socket.id, FdTypes::Unixsk, |file| file.usk = Some(socket.into()));
         }
         for socket in checkpoint.read_all::<proto::InetSkEntry>(Kind::Inetsk, None)? {
-            table.add(socket.id, FdTypes::Inetsk, |file| file.isk = Some(socket));
+            table.add(socket.id, FdTypes::Inetsk, |file| file.isk = Some(socket.into()));
         }
         for socket in checkpoint.read_all::<proto::PacketSockEntry>(Kind::Packetsk, None)? {
-            table.add(socket.id, FdTypes::Packetsk, |file| file.psk = Some(socket));
+            table.add(socket.id, FdTypes::Packetsk, |file| file.psk = Some(socket.into()));
         }
         for socket in checkpoint.read_all::<proto::NetlinkSkEntry>(Kind::Netlinksk, None)? {
-            table.add(socket.id, FdTypes::Netlinksk, |file| file.nlsk = Some(socket));
+            table.add(socket.id, FdTypes::Netlinksk, |file| file.nlsk = Some(socket.into()));
         }
         Ok(table)
     }

@@ -2677,44 +2677,44 @@ pub struct FileEntry {
     pub id: u32,
     #[prost(message, optional, tag = "3")]
     pub reg: ::core::option::Option<RegFileEntry>,
-    #[prost(message, optional, tag = "4")]
-    pub isk: ::core::option::Option<InetSkEntry>,
-    #[prost(message, optional, tag = "5")]
-    pub nsf: ::core::option::Option<NsFileEntry>,
-    #[prost(message, optional, tag = "6")]
-    pub psk: ::core::option::Option<PacketSockEntry>,
-    #[prost(message, optional, tag = "7")]
-    pub nlsk: ::core::option::Option<NetlinkSkEntry>,
-    #[prost(message, optional, tag = "8")]
-    pub efd: ::core::option::Option<EventfdFileEntry>,
-    #[prost(message, optional, tag = "9")]
-    pub epfd: ::core::option::Option<EventpollFileEntry>,
-    #[prost(message, optional, tag = "10")]
-    pub sgfd: ::core::option::Option<SignalfdEntry>,
-    #[prost(message, optional, tag = "11")]
-    pub tunf: ::core::option::Option<TunfileEntry>,
-    #[prost(message, optional, tag = "12")]
-    pub tfd: ::core::option::Option<TimerfdEntry>,
-    #[prost(message, optional, tag = "13")]
-    pub ify: ::core::option::Option<InotifyFileEntry>,
-    #[prost(message, optional, tag = "14")]
-    pub ffy: ::core::option::Option<FanotifyFileEntry>,
-    #[prost(message, optional, tag = "15")]
-    pub ext: ::core::option::Option<ExtFileEntry>,
-    #[prost(message, optional, tag = "16")]
-    pub usk: ::core::option::Option<UnixSkEntry>,
-    #[prost(message, optional, tag = "17")]
-    pub fifo: ::core::option::Option<FifoEntry>,
-    #[prost(message, optional, tag = "18")]
-    pub pipe: ::core::option::Option<PipeEntry>,
-    #[prost(message, optional, tag = "19")]
-    pub tty: ::core::option::Option<TtyFileEntry>,
-    #[prost(message, optional, tag = "20")]
-    pub memfd: ::core::option::Option<MemfdFileEntry>,
-    #[prost(message, optional, tag = "21")]
-    pub bpf: ::core::option::Option<BpfmapFileEntry>,
-    #[prost(message, optional, tag = "22")]
-    pub pidfd: ::core::option::Option<PidfdEntry>,
+    #[prost(message, optional, boxed, tag = "4")]
+    pub isk: ::core::option::Option<::prost::alloc::boxed::Box<InetSkEntry>>,
+    #[prost(message, optional, boxed, tag = "5")]
+    pub nsf: ::core::option::Option<::prost::alloc::boxed::Box<NsFileEntry>>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub psk: ::core::option::Option<::prost::alloc::boxed::Box<PacketSockEntry>>,
+    #[prost(message, optional, boxed, tag = "7")]
+    pub nlsk: ::core::option::Option<::prost::alloc::boxed::Box<NetlinkSkEntry>>,
+    #[prost(message, optional, boxed, tag = "8")]
+    pub efd: ::core::option::Option<::prost::alloc::boxed::Box<EventfdFileEntry>>,
+    #[prost(message, optional, boxed, tag = "9")]
+    pub epfd: ::core::option::Option<::prost::alloc::boxed::Box<EventpollFileEntry>>,
+    #[prost(message, optional, boxed, tag = "10")]
+    pub sgfd: ::core::option::Option<::prost::alloc::boxed::Box<SignalfdEntry>>,
+    #[prost(message, optional, boxed, tag = "11")]
+    pub tunf: ::core::option::Option<::prost::alloc::boxed::Box<TunfileEntry>>,
+    #[prost(message, optional, boxed, tag = "12")]
+    pub tfd: ::core::option::Option<::prost::alloc::boxed::Box<TimerfdEntry>>,
+    #[prost(message, optional, boxed, tag = "13")]
+    pub ify: ::core::option::Option<::prost::alloc::boxed::Box<InotifyFileEntry>>,
+    #[prost(message, optional, boxed, tag = "14")]
+    pub ffy: ::core::option::Option<::prost::alloc::boxed::Box<FanotifyFileEntry>>,
+    #[prost(message, optional, boxed, tag = "15")]
+    pub ext: ::core::option::Option<::prost::alloc::boxed::Box<ExtFileEntry>>,
+    #[prost(message, optional, boxed, tag = "16")]
+    pub usk: ::core::option::Option<::prost::alloc::boxed::Box<UnixSkEntry>>,
+    #[prost(message, optional, boxed, tag = "17")]
+    pub fifo: ::core::option::Option<::prost::alloc::boxed::Box<FifoEntry>>,
+    #[prost(message, optional, boxed, tag = "18")]
+    pub pipe: ::core::option::Option<::prost::alloc::boxed::Box<PipeEntry>>,
+    #[prost(message, optional, boxed, tag = "19")]
+    pub tty: ::core::option::Option<::prost::alloc::boxed::Box<TtyFileEntry>>,
+    #[prost(message, optional, boxed, tag = "20")]
+    pub memfd: ::core::option::Option<::prost::alloc::boxed::Box<MemfdFileEntry>>,
+    #[prost(message, optional, boxed, tag = "21")]
+    pub bpf: ::core::option::Option<::prost::alloc::boxed::Box<BpfmapFileEntry>>,
+    #[prost(message, optional, boxed, tag = "22")]
+    pub pidfd: ::core::option::Option<::prost::alloc::boxed::Box<PidfdEntry>>,
 }
 impl ::prost::Name for FileEntry {
 const NAME: &'static str = "file_entry";

@@ -205,7 +205,7 @@ fn objects(checkpoint: &Checkpoint, files: &Files, report: &mut Report) {
         let connected = |socket: &&proto::InetSkEntry| {
             socket.proto == TCP && !matches!(socket.state, CLOSE | LISTEN) && socket.dst_port != 0
         };
-        if let Some(socket) = file.isk.as_ref().filter(connected) {
+        if let Some(socket) = file.isk.as_deref().filter(connected) {
             let closed = checkpoint.inventory().tcp_close();
             if !closed && !checkpoint.exists(Kind::TcpStream, Some(socket.ino.into())) {
                 report.missing(Kind::TcpStream, Some(socket.ino.into()));

@@ -72,7 +72,7 @@ fn with_zombie(dir: &Path, unix_name: &[u8]) -> Checkpoint {
     };
     let socket =
         proto::UnixSkEntry { ino: 7, peer: 8, r#type: 1, name: unix_name.into(), ..Default::default() };
-    let usk = proto::FileEntry { id: 3, r#type: 5, usk: Some(socket), ..Default::default() };
+    let usk = proto::FileEntry { id: 3, r#type: 5, usk: Some(socket.into()), ..Default::default() };
     let fd = |fd, id, kind| proto::FdinfoEntry { fd, id, r#type: kind, ..Default::default() };
     put(dir, Kind::Inventory, None, &[proto::InventoryEntry { img_version: 2, ..Default::default() }]);
     // CRIU writes any number for the thread of a zombie.
