@@ -1,6 +1,7 @@
 //! From the entries of a checkpoint to the list of files that must be what they were, with who uses them and how.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use rewake_images::proto::{
@@ -110,15 +111,15 @@ impl Collector {
             file.role = self.roles.remove(&file.id).unwrap_or_default();
         }
         // Two openings of one file are two ids; what one of them may do concerns both.
-        let mut by_path: BTreeMap<PathBuf, Role> = BTreeMap::new();
+        let mut by_path: HashMap<&OsStr, Role> = HashMap::with_capacity(list.len());
         for file in &list {
-            let role = by_path.entry(file.path.clone()).or_default();
+            let role = by_path.entry(file.path.as_os_str()).or_default();
             role.executable |= file.role.executable;
             role.writable |= file.role.writable;
         }
-        for file in &mut list {
-            file.role = by_path.get(&file.path).copied().unwrap_or(file.role);
-        }
+        let role = |file: &Expected| by_path.get(file.path.as_os_str()).copied().unwrap_or(file.role);
+        let roles: Vec<Role> = list.iter().map(role).collect();
+        list.iter_mut().zip(roles).for_each(|(file, role)| file.role = role);
         own.complete_all(&mut list);
         list
     }

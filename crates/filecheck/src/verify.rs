@@ -1,7 +1,9 @@
 //! Comparing files with their cookies: all of them, every difference, before anything is built on them.
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::cookie::{ATTEMPTS, Cookie};
 use crate::error::{CookieError, Result};
@@ -32,6 +34,17 @@ pub struct Expected {
 /// [`CookieError::Open`] for the root. Everything about a single file is a finding in the report.
 pub fn verify_all(entries: &[Expected], root: &Path, policy: &Policy) -> Result<Report> {
     Verifier::new(root, policy)?.verify(entries)
+}
+
+/// Files looked at before any of them is read, each of which takes a descriptor.
+const BATCH: usize = 256;
+/// Fewer than this are looked at by one thread.
+const WORTH_THREADS: usize = 64;
+
+/// What was seen of a file, and what of its contents is to be compared.
+struct Look {
+    found: Vec<(Severity, Mismatch)>,
+    contents: Option<(Held, Vec<Part>)>,
 }
 
 /// Compares files with their cookies; the longer form of [`verify_all`].
@@ -71,38 +84,47 @@ impl<'a> Verifier<'a> {
     /// None at present that is not about a single file, and those are findings.
     pub fn verify(&mut self, entries: &[Expected]) -> Result<Report> {
         let mut report = Report { files: entries.len(), ..Report::default() };
-        for entry in entries {
-            let findings = self.one(entry);
-            report.findings.extend(findings.into_iter().map(|(severity, what)| Finding {
-                id: entry.id,
-                path: entry.path.clone(),
-                users: entry.users.clone(),
-                severity,
-                what,
-            }));
+        for batch in entries.chunks(BATCH) {
+            for (entry, look) in batch.iter().zip(self.look_at(batch)) {
+                let findings = self.finish(entry, look);
+                report.findings.extend(findings.into_iter().map(|(severity, what)| Finding {
+                    id: entry.id,
+                    path: entry.path.clone(),
+                    users: entry.users.clone(),
+                    severity,
+                    what,
+                }));
+            }
         }
         report.bytes_hashed = self.hashing.bytes_hashed();
         Ok(report)
     }
 
-    fn one(&mut self, entry: &Expected) -> Vec<(Severity, Mismatch)> {
-        let action = self.policy.action(&entry.path);
-        if action == Some(Action::Ignore) {
-            return vec![(Severity::Warning, Mismatch::Skipped)];
+    /// Looks at several files, by several threads if they are many.
+    fn look_at(&self, entries: &[Expected]) -> Vec<Look> {
+        let all = |entries: &[Expected]| entries.iter().map(|entry| self.look(entry)).collect();
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        if threads == 1 || entries.len() < WORTH_THREADS {
+            return all(entries);
         }
-        let mut found = self.compare(entry, action == Some(Action::Grow));
-        if action == Some(Action::Warn) {
-            for (severity, _) in &mut found {
-                *severity = Severity::Warning.min(*severity);
-            }
-        }
-        found
+        thread::scope(|scope| {
+            let shares = entries.chunks(entries.len().div_ceil(threads));
+            let looking: Vec<_> =
+                shares.map(|share| scope.spawn(move || -> Vec<Look> { all(share) })).collect();
+            looking.into_iter().flat_map(|share| share.join().expect("looking does not panic")).collect()
+        })
     }
 
-    fn compare(&mut self, entry: &Expected, may_grow: bool) -> Vec<(Severity, Mismatch)> {
+    /// Everything that is seen of a file without reading it.
+    fn look(&self, entry: &Expected) -> Look {
+        let action = self.policy.action(&entry.path);
+        if action == Some(Action::Ignore) {
+            return Look { found: vec![(Severity::Warning, Mismatch::Skipped)], contents: None };
+        }
+        let may_grow = action == Some(Action::Grow);
         let held = match Held::inside(&self.root, &entry.path) {
             Ok(held) => held,
-            Err(error) => return vec![not_opened(error)],
+            Err(error) => return Look { found: vec![not_opened(error)], contents: None },
         };
         let state = held.state();
         let mut found: Vec<(Severity, Mismatch)> = attributes(&entry.cookie, &state, may_grow)
@@ -110,7 +132,7 @@ impl<'a> Verifier<'a> {
             .map(|what| (self.severity(&what), what))
             .collect();
         if !state.is_regular() || may_grow {
-            return found;
+            return Look { found, contents: None };
         }
         let same_size = entry.cookie.size.is_none_or(|size| size == state.size);
         let wanted = Wanted::of(self.policy.insist, entry);
@@ -118,14 +140,24 @@ impl<'a> Verifier<'a> {
         // Contents of another size differ anyway; reading them would tell nothing.
         let parts: Vec<Part> =
             wanted.parts.into_iter().filter(|part| same_size || *part == Part::BuildId).collect();
-        if parts.is_empty() {
-            return found;
-        }
-        match held.contents() {
-            Ok(contents) => {
-                found.extend(parts.into_iter().filter_map(|part| self.contents(entry, &contents, part)))
+        Look { found, contents: (!parts.is_empty()).then_some((held, parts)) }
+    }
+
+    /// Reads what must be read, and judges.
+    fn finish(&mut self, entry: &Expected, look: Look) -> Vec<(Severity, Mismatch)> {
+        let Look { mut found, contents } = look;
+        if let Some((held, parts)) = contents {
+            match held.contents() {
+                Ok(contents) => {
+                    found.extend(parts.into_iter().filter_map(|part| self.contents(entry, &contents, part)));
+                }
+                Err(error) => found.extend(parts.into_iter().map(|part| unreadable(part, &error))),
             }
-            Err(error) => found.extend(parts.into_iter().map(|part| unreadable(part, &error))),
+        }
+        if !found.is_empty() && self.policy.action(&entry.path) == Some(Action::Warn) {
+            for (severity, _) in &mut found {
+                *severity = Severity::Warning.min(*severity);
+            }
         }
         found
     }

@@ -37,9 +37,10 @@ pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> 
         RestoreError::inconsistent("the first core image", "it says nothing of the process")
     })?;
     let room = DescriptorRoom::make(plan)?;
-    let files = objects::open(plan, checkpoint)?;
+    let floor = floor(plan)?;
+    let files = objects::open(plan, checkpoint, floor)?;
     let pages = files.pages;
-    let numbers = Numbers::raise(files, plan)?;
+    let numbers = Numbers::raise(files, floor)?;
     let mut stub = Stub::spawn(plan, &numbers)?;
     drop(room);
     let group = stub.seize()?;
@@ -139,6 +140,13 @@ impl Drop for DescriptorRoom {
     }
 }
 
+/// The first number above every descriptor of the process. Standard descriptors are kept free of what is closed in the end.
+fn floor(plan: &Plan) -> Result<RawFd> {
+    let highest = plan.descriptors.iter().map(|fd| fd.fd).max().unwrap_or(0);
+    let above = highest.max(2).checked_add(1).and_then(|above| RawFd::try_from(above).ok());
+    above.ok_or_else(|| RestoreError::inconsistent("descriptors", "a number is out of range"))
+}
+
 /// The numbers files have in the stub until all is in place: above every descriptor of the process.
 #[derive(Debug)]
 struct Numbers {
@@ -151,11 +159,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn raise(files: OpenFiles, plan: &Plan) -> Result<Self> {
-        let highest = plan.descriptors.iter().map(|fd| fd.fd).max().unwrap_or(0);
-        // Standard descriptors are kept free of what is closed in the end.
-        let floor = RawFd::try_from(highest.max(2) + 1)
-            .map_err(|_| RestoreError::inconsistent("descriptors", "a number is out of range"))?;
+    fn raise(files: OpenFiles, floor: RawFd) -> Result<Self> {
         let mut numbers = Self {
             floor,
             files: HashMap::new(),
@@ -180,11 +184,7 @@ impl Numbers {
     }
 
     fn keep(&mut self, fd: OwnedFd) -> Result<RawFd> {
-        let high = if fd.as_raw_fd() >= self.floor {
-            fd
-        } else {
-            sys::dup_above(fd.as_fd(), self.floor).map_err(RestoreError::call("fcntl(F_DUPFD)", "a file"))?
-        };
+        let high = objects::raised(fd, self.floor)?;
         let number = high.as_raw_fd();
         self._open.push(high);
         Ok(number)

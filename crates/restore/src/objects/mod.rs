@@ -11,7 +11,7 @@ mod timerfd;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use rewake_images::proto::{FdTypes, FileEntry, FownEntry, VmaEntry};
@@ -57,6 +57,7 @@ struct Used {
 /// The files of a plan, open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
+    floor: RawFd,
     files: BTreeMap<u32, OwnedFd>,
     /// Files opened once more for shared mappings, by what these may do.
     mapped: BTreeMap<MappedAs, OwnedFd>,
@@ -71,9 +72,9 @@ pub(crate) struct OpenFiles {
     pub(crate) pages: u64,
 }
 
-/// Opens everything the plan mentions.
-pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint) -> Result<OpenFiles> {
-    let mut open = OpenFiles::default();
+/// Opens everything the plan mentions. Of many files, those that are just opened get numbers from `floor` on at once.
+pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint, floor: RawFd) -> Result<OpenFiles> {
+    let mut open = OpenFiles { floor, ..OpenFiles::default() };
     let outcome = open.all(plan, checkpoint);
     // A ghost has a name only as long as it is being opened.
     for path in open.ghosts.drain().map(|(_, path)| path) {
@@ -99,15 +100,24 @@ impl OpenFiles {
         wanted.extend([task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id]);
         let directories = BTreeSet::from([task.fs.cwd_id, task.fs.root_id]);
         let opened_by_fd: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
+        let mut plain = Vec::new();
         for id in wanted {
             let missing =
                 || RestoreError::inconsistent(format!("file {id}"), "it is not in the list of files");
             let file = task.files.get(&id).ok_or_else(missing)?;
             let by_fd = opened_by_fd.contains(&id);
             let used = Used { only_stood_in: directories.contains(&id) && !by_fd, only_mapped: !by_fd };
-            let fd = self.one(plan, checkpoint, file, used)?;
-            self.files.insert(id, fd);
+            let by_name = file.r#type() == FdTypes::Reg && !task.ghost_of.contains_key(&id);
+            match &file.reg {
+                Some(reg) if by_name && !used.only_stood_in => plain.push(reg),
+                _ => {
+                    let fd = self.one(plan, checkpoint, file, used)?;
+                    self.files.insert(id, fd);
+                }
+            }
         }
+        let opened = regfile::open_all(&plain, self.floor)?;
+        self.files.extend(plain.iter().map(|reg| reg.id).zip(opened));
         for mapped in plan.task.mm.vmas.iter().filter_map(|vma| mapped_as(plan, vma)) {
             let (id, access) = mapped;
             if let (false, Some(file)) = (self.mapped.contains_key(&mapped), self.files.get(&id)) {
@@ -268,11 +278,18 @@ fn owner<'a>(plan: &'a Plan, file: &'a FileEntry) -> Option<&'a FownEntry> {
 
 /// Opens a file once more, with other flags, through its descriptor.
 fn reopen(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     // What is followed here is that link, not one of the program's.
     let opened = open_with(&path, flags & !libc::O_NOFOLLOW.unsigned_abs())?;
     Ok(opened.into())
+}
+
+/// The file under a number from `floor` on.
+pub(crate) fn raised(fd: OwnedFd, floor: RawFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() >= floor {
+        return Ok(fd);
+    }
+    sys::dup_above(fd.as_fd(), floor).map_err(RestoreError::call("fcntl(F_DUPFD)", "a file"))
 }
 
 /// What O_TMPFILE has beyond O_DIRECTORY.
