@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use rewake_images::extra::OptionExtra;
+use rewake_images::extra::{OptionExtra, PolicyExtra};
 use rewake_images::proto::{ItimerEntry, SaEntry, ThreadSasEntry};
 use rewake_tracee::{Call, Remote};
 
@@ -16,12 +16,14 @@ const TIMER_LEN: u64 = 32;
 /// Where in the data area what lies.
 const ITIMERS: u64 = SIGNALS * SIGACTION_LEN;
 const SUBREAPER: u64 = ITIMERS + 3 * TIMER_LEN;
+const LDT: u64 = SUBREAPER + 8;
+const LDT_READ: u64 = 0;
 const POSIX_TIMERS: u64 = 4096;
 const POSIX_TIMERS_AT_ONCE: usize = 1024;
 const THREADS: u64 = 64 << 10;
 const THREADS_AT_ONCE: usize = 1024;
-/// Of a thread: stack_t (24), clear_child_tid (8), pdeath signal (4), time stamp counter (4), name (16), capability header (8) and data (24).
-const THREAD_LEN: u64 = 88;
+/// Of a thread: stack_t (24), clear_child_tid (8), pdeath signal (4), time stamp counter (4), name (16), capability header (8) and data (24), memory policy (8).
+const THREAD_LEN: u64 = 96;
 
 /// State of the process.
 #[derive(Debug, Default, Clone)]
@@ -41,6 +43,8 @@ pub(crate) struct ProcessState {
     pub(crate) timer_slack_ns: u64,
     /// What else prctl(2) sets for the address space.
     pub(crate) options: Vec<OptionExtra>,
+    /// It has segments of its own: modify_ldt(2).
+    pub(crate) local_descriptors: bool,
 }
 
 /// Options of prctl(2) that libc has no names for.
@@ -64,7 +68,7 @@ fn changed(option: u32, value: Result<u64, Errno>, default: u64) -> Option<Optio
 }
 
 /// State of a thread.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct ThreadState {
     pub(crate) sas: ThreadSasEntry,
     pub(crate) clear_tid: u64,
@@ -75,6 +79,8 @@ pub(crate) struct ThreadState {
     pub(crate) timer_slack_ns: u64,
     /// What else prctl(2) sets for a thread.
     pub(crate) options: Vec<OptionExtra>,
+    /// Where its memory comes from, if that was set.
+    pub(crate) memory_policy: Option<PolicyExtra>,
 }
 
 /// Asks the process.
@@ -101,6 +107,7 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32]) -> Result<Proc
     calls.push(Call::new(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]));
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MDWE]));
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MEMORY_MERGE]));
+    calls.push(Call::new(libc::SYS_modify_ldt, &[LDT_READ, base + LDT, 8]));
     remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
 
     let mut bytes = vec![0; usize::try_from(POSIX_TIMERS).expect("small")];
@@ -131,6 +138,8 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32]) -> Result<Proc
     let mut setting = || results.next().map_or(Err(Errno::ENOSYS), Call::result);
     state.options.extend(changed(pr::SET_MDWE, setting(), 0));
     state.options.extend(changed(pr::SET_MEMORY_MERGE, setting(), 0));
+    // How many bytes of it there are. A kernel built without does not know the question.
+    state.local_descriptors = setting().is_ok_and(|len| len != 0);
     state.posix_timers = posix_timers(remote, timer_ids)?;
     Ok(state)
 }
@@ -177,7 +186,7 @@ fn some_threads(remote: &mut Remote<'_>, tids: &[Pid]) -> Result<Vec<ThreadState
     let base = remote.data() + THREADS;
     let room = tids.len() * usize::try_from(THREAD_LEN).expect("small");
     let mut bytes = vec![0; room];
-    for header in bytes.chunks_exact_mut(88).filter_map(|slot| slot.get_mut(56..64)) {
+    for header in bytes.chunks_exact_mut(room / tids.len().max(1)).filter_map(|slot| slot.get_mut(56..64)) {
         header.copy_from_slice(&CAPABILITY_VERSION_3.to_le_bytes());
     }
     remote.write(base, &bytes).map_err(DumpError::tracee(pid))?;
@@ -200,14 +209,39 @@ fn some_threads(remote: &mut Remote<'_>, tids: &[Pid]) -> Result<Vec<ThreadState
                 prctl(pr::GET_IO_FLUSHER, 0),
                 prctl(pr::MCE_KILL_GET, 0),
                 prctl(pr::GET_TSC, at + 36),
+                // Without the nodes, which few have.
+                Call::new(libc::SYS_get_mempolicy, &[at + 88, 0, 0, 0, 0]),
             ];
             (tid, calls)
         })
         .collect();
     remote.batch_on(&mut work).map_err(DumpError::tracee(pid))?;
     remote.read(base, &mut bytes).map_err(DumpError::tracee(pid))?;
-    let slots = bytes.chunks_exact(88);
-    work.iter().zip(slots).map(|((tid, calls), slot)| thread(*tid, calls, slot)).collect()
+    let slots = bytes.chunks_exact(room / tids.len().max(1));
+    let threads = work.iter().zip(slots).map(|((tid, calls), slot)| thread(*tid, calls, slot));
+    let mut threads = threads.collect::<Result<Vec<_>>>()?;
+    for (state, tid) in threads.iter_mut().zip(tids) {
+        if let Some(policy) = &mut state.memory_policy {
+            policy.nodes = policy_nodes(remote, *tid)?;
+        }
+    }
+    Ok(threads)
+}
+
+/// The nodes of a thread's memory policy.
+fn policy_nodes(remote: &mut Remote<'_>, tid: Pid) -> Result<Vec<u64>> {
+    const MOST_NODES: u64 = 1024;
+    const LEN: usize = 128;
+    let (mode, nodes) = (remote.data() + THREADS, remote.data() + THREADS + 8);
+    let asked = remote.call_on(tid, libc::SYS_get_mempolicy, &[mode, nodes, MOST_NODES, 0, 0]);
+    asked.map_err(DumpError::tracee(tid))?;
+    let mut bytes = [0; LEN];
+    remote.read(nodes, &mut bytes).map_err(DumpError::tracee(tid))?;
+    let words = Words(&bytes);
+    let mut nodes: Vec<u64> = (0..LEN as u64 / 8).map(|word| words.long(word * 8)).collect();
+    let used = nodes.iter().rposition(|&word| word != 0).map_or(0, |last| last + 1);
+    nodes.truncate(used);
+    Ok(nodes)
 }
 
 fn thread(tid: Pid, calls: &[Call], slot: &[u8]) -> Result<ThreadState> {
@@ -237,9 +271,11 @@ fn thread(tid: Pid, calls: &[Call], slot: &[u8]) -> Result<ThreadState> {
         clear_tid: words.long(24),
         pdeath_signal: words.int(32),
         comm: String::from_utf8_lossy(&name).into_owned(),
-        credentials: (ids, slot.get(64..).unwrap_or_default().to_vec()),
+        credentials: (ids, slot.get(64..88).unwrap_or_default().to_vec()),
         timer_slack_ns: setting(0).unwrap_or(0),
         options: options.into_iter().flatten().collect(),
+        // A kernel without nodes leaves it at zero, which is the default.
+        memory_policy: (words.int(88) != 0).then(|| PolicyExtra { mode: words.int(88), nodes: Vec::new() }),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use rewake_images::extra::{OptionExtra, ThreadExtra};
+use rewake_images::extra::{OptionExtra, PolicyExtra, ThreadExtra};
 
 use crate::error::{DumpError, Result};
 use crate::sys::SchedAttr;
@@ -23,6 +23,7 @@ pub(crate) fn thread(
     sched: &SchedAttr,
     cpus: usize,
     options: Vec<OptionExtra>,
+    memory_policy: Option<PolicyExtra>,
 ) -> Result<Option<ThreadExtra>> {
     const RESET_ON_FORK: u64 = 1;
     let call = |name| DumpError::call(tid, name, "the thread");
@@ -33,6 +34,7 @@ pub(crate) fn thread(
         io_priority: sys::ioprio(tid).map_err(call("ioprio_get"))?.into(),
         reset_on_fork: sched.flags & RESET_ON_FORK != 0,
         options,
+        memory_policy,
     };
     let plain = ThreadExtra { tid: extra.tid, ..Default::default() };
     Ok((extra != plain).then_some(extra))

@@ -3,7 +3,7 @@
 use nix::unistd::Pid;
 use rewake_images::extra::AreaExtra;
 use rewake_images::proto::{MmEntry, VmaEntry};
-use rewake_memdump::{Area, AreaKind, VmFlags};
+use rewake_memdump::{Area, AreaKind, Prot, VmFlags};
 
 use crate::asked::ProcessState;
 use crate::error::Result;
@@ -35,6 +35,10 @@ pub(crate) fn refusal(area: &Area) -> Option<Refusal> {
     }
     if flags.intersects(VmFlags::UFFD_MISSING | VmFlags::UFFD_MINOR | VmFlags::UFFD_WP) {
         return refuse("memory under userfaultfd cannot be dumped yet");
+    }
+    // The kernel gives code that can only be run such a key by itself.
+    if area.protection_key != 0 && area.prot != Prot::EXEC {
+        return refuse("memory with a protection key (pkey_mprotect) cannot be dumped yet");
     }
     match area.kind {
         AreaKind::Device => refuse("memory of a device cannot be dumped"),
@@ -189,9 +193,20 @@ fn auxv(bytes: &[u8]) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use rewake_memdump::Prot;
-
     use super::*;
+
+    #[test]
+    fn protection_keys_that_a_program_set_are_refused() {
+        let area = |permissions: &str, key: u32| {
+            let text = format!(
+                "7000-8000 {permissions} 00000000 00:00 0\nProtectionKey: {key}\nVmFlags: rd wr mr mw me ac\n"
+            );
+            rewake_memdump::AreaReader::new(text.as_bytes()).next().unwrap().unwrap()
+        };
+        assert!(refusal(&area("rw-p", 3)).unwrap().reason.contains("protection key"));
+        assert_eq!(refusal(&area("rw-p", 0)), None);
+        assert_eq!(refusal(&area("--xp", 1)), None, "given by the kernel");
+    }
 
     #[test]
     fn advice_bits() {

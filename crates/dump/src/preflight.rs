@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
+use std::thread;
 
 use nix::unistd::Pid;
 use rewake_memdump::Area;
@@ -42,7 +43,7 @@ impl fmt::Display for Obstacle {
 /// [`DumpError::Proc`] for a process that is not there or may not be looked at.
 pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
     let maps = || rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source });
-    look(pid, LockSearch::Thorough, maps).map(|found| found.obstacles)
+    look(pid, LockSearch::Thorough, maps, |areas| areas).map(|found| found.obstacles)
 }
 
 /// What a look at a process found while it ran.
@@ -68,11 +69,12 @@ impl Looked {
     }
 }
 
-/// As [`preflight`], with the mappings that the caller reads.
+/// As [`preflight`], with mappings read by `areas`, of which `unmarked` takes away what is not the process' own doing.
 pub(crate) fn look(
     pid: Pid,
     search: LockSearch,
-    areas: impl FnOnce() -> Result<Vec<Area>>,
+    areas: impl FnOnce() -> Result<Vec<Area>> + Send,
+    unmarked: impl FnOnce(Vec<Area>) -> Vec<Area>,
 ) -> Result<Looked> {
     let mut found = Findings { pid, obstacles: Vec::new() };
     let stat = Stat::read(pid)?;
@@ -81,9 +83,14 @@ pub(crate) fn look(
         found.add("the process", refusal);
         return Ok(Looked { obstacles: found.obstacles, running: Running::default() });
     }
-    process(&mut found, &stat, &status)?;
-    let descriptors = descriptors(&mut found, status.fd_size, search)?;
-    let areas = areas()?;
+    let (descriptors, areas) = thread::scope(|scope| -> Result<_> {
+        // The kernel takes its time over the mappings; everything else is looked at meanwhile.
+        let areas = scope.spawn(areas);
+        process(&mut found, &stat, &status)?;
+        let descriptors = descriptors(&mut found, status.fd_size, search)?;
+        Ok((descriptors, areas.join().expect("reading mappings does not panic")?))
+    })?;
+    let areas = unmarked(areas);
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             found.add(&format!("memory {:#x}-{:#x}", area.start, area.end), refusal);
@@ -136,15 +143,18 @@ fn kind_of_process(pid: Pid, stat: &Stat, status: &Status) -> Option<Refusal> {
 
 fn process(found: &mut Findings, stat: &Stat, status: &Status) -> Result<()> {
     let pid = found.pid;
-    for tid in list(pid, "task")? {
-        let children = proc::read(pid, &format!("task/{tid}/children")).unwrap_or_default();
+    let children = |tid: &i32| -> Result<String> {
+        Ok(proc::read(pid, &format!("task/{tid}/children")).unwrap_or_default())
+    };
+    parallel::in_order(&list(pid, "task")?, children, |children| {
         for child in children.split_ascii_whitespace() {
             found.add(
                 &format!("child {child}"),
                 refuse("process trees cannot be dumped yet", "dump processes without children"),
             );
         }
-    }
+        Ok(())
+    })?;
     for ns in ["pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time"] {
         let theirs = proc::link(pid, &format!("ns/{ns}"))?;
         let ours = std::fs::read_link(format!("/proc/self/ns/{ns}")).ok();

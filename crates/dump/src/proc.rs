@@ -1,6 +1,7 @@
 //! The text files of /proc/PID. proc(5).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Result as IoResult};
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
@@ -9,13 +10,31 @@ use crate::error::{DumpError, Result};
 
 /// Text of /proc/PID/`file`.
 pub(crate) fn read(pid: Pid, file: &str) -> Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(DumpError::proc(pid, file))
+    let text = read_bytes(pid, file)?;
+    String::from_utf8(text).map_err(|_| malformed(pid, file, "it is no text"))
 }
 
 /// Bytes of /proc/PID/`file`.
 pub(crate) fn read_bytes(pid: Pid, file: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/{file}")).map_err(DumpError::proc(pid, file))
+    let whole = || {
+        let mut opened = File::open(format!("/proc/{pid}/{file}"))?;
+        let mut bytes = Vec::new();
+        while read_some(&mut opened, &mut bytes)? > 0 {}
+        Ok(bytes)
+    };
+    whole().map_err(DumpError::proc(pid, file))
 }
+
+/// Adds what one read gives; how much that was. These files do not tell their size, and the library would feel its way.
+pub(crate) fn read_some(file: &mut File, bytes: &mut Vec<u8>) -> IoResult<usize> {
+    let mut piece = [0; PIECE];
+    let read = file.read(&mut piece)?;
+    bytes.extend(piece.iter().take(read));
+    Ok(read)
+}
+
+/// Most that [`read_some`] reads.
+pub(crate) const PIECE: usize = 2048;
 
 /// Target of the link /proc/PID/`file`.
 pub(crate) fn link(pid: Pid, file: &str) -> Result<PathBuf> {

@@ -15,7 +15,7 @@ use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{DescriptorTable, FileTable, Glance, LockSearch, refused};
+use crate::objects::{DescriptorTable, FileTable, Glance, LockSearch, Refusal, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, Running};
 use crate::proc::{self, Stat, Status};
@@ -53,7 +53,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let tracking = tracking.unwrap_or(&mut own);
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
     let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
-    let looked = preflight::look(pid, LockSearch::Quick, || areas().map(|list| tracking.unmarked(list)))?;
+    let looked = preflight::look(pid, LockSearch::Quick, areas, |areas| tracking.unmarked(areas))?;
     let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
@@ -240,6 +240,11 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
     let timer_ids: Vec<u32> = timers.iter().map(|timer| timer.id).collect();
     let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
     let state = asked::process(&mut remote, &timer_ids)?;
+    if state.local_descriptors {
+        let reason = "segments of its own (modify_ldt) cannot be dumped".to_owned();
+        let refusal = Refusal { reason, remedy: "none but to do without them" };
+        return Err(refused(pid, "local descriptor table", refusal));
+    }
     let thread_states = asked::threads(&mut remote)?;
     // What is mapped into the process for the questions must not be there while its memory is copied.
     // Nor may this thread, and those it makes, remain bound to one CPU.
@@ -257,7 +262,13 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
         let tid = thread.tid();
         let sched = sys::sched_getattr(tid).map_err(DumpError::call(tid, "sched_getattr", "the thread"))?;
         task.cores.push((tid, core::survey(&process, thread, state, &leader, &sched)?));
-        task.extra.threads.extend(extra::thread(tid, &sched, cpus, options(state, &leader))?);
+        task.extra.threads.extend(extra::thread(
+            tid,
+            &sched,
+            cpus,
+            options(state, &leader),
+            state.memory_policy.clone(),
+        )?);
     }
     Ok(task)
 }

@@ -1,8 +1,12 @@
 //! The images, apart from memory.
 
+use std::num::NonZeroUsize;
+use std::thread;
+
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use rewake_images::proto::{
-    DumpStatsEntry, InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry,
+    CoreEntry, DumpStatsEntry, InventoryEntry, Lsmtype, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry,
     TaskKobjIdsEntry, TimensEntry, Timespec,
 };
 use rewake_images::{CheckpointWriter, ImageWriter, Kind, Layout};
@@ -46,9 +50,7 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
         threads: task.cores.iter().map(|(tid, _)| tid.as_raw().unsigned_abs()).collect(),
     };
     writer.write(Kind::Pstree, None, &pstree)?;
-    for (tid, core) in &task.cores {
-        writer.write(Kind::Core, Some(number(tid.as_raw())), core)?;
-    }
+    cores(writer, &task.cores)?;
     let ids = task_ids();
     writer.write(Kind::Mm, pid, &task.mm)?;
     writer.write(Kind::Fs, pid, &task.fs)?;
@@ -67,6 +69,27 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
     writer.write(Kind::Seccomp, None, &SeccompEntry::default())?;
     writer.write(Kind::Timens, Some(0), &clocks())?;
     Ok(())
+}
+
+/// One image for each thread, written by several of ours if they are many.
+fn cores(writer: &CheckpointWriter, cores: &[(Pid, CoreEntry)]) -> Result<()> {
+    const WORTH_THREADS: usize = 64;
+    let write = |cores: &[(Pid, CoreEntry)]| -> Result<()> {
+        cores.iter().try_for_each(|(tid, core)| {
+            let number = u64::from(tid.as_raw().unsigned_abs());
+            Ok(writer.write(Kind::Core, Some(number), core)?)
+        })
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if threads == 1 || cores.len() < WORTH_THREADS {
+        return write(cores);
+    }
+    thread::scope(|scope| {
+        let shares = cores.chunks(cores.len().div_ceil(threads));
+        let writing: Vec<_> = shares.map(|share| scope.spawn(move || write(share))).collect();
+        let written = writing.into_iter().map(|share| share.join().expect("writing does not panic"));
+        written.fold(Ok(()), Result::and)
+    })
 }
 
 /// The image of our own, which is complete when memory was looked at.

@@ -84,8 +84,9 @@ impl<'a> Verifier<'a> {
     /// None at present that is not about a single file, and those are findings.
     pub fn verify(&mut self, entries: &[Expected]) -> Result<Report> {
         let mut report = Report { files: entries.len(), ..Report::default() };
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         for batch in entries.chunks(BATCH) {
-            for (entry, look) in batch.iter().zip(self.look_at(batch)) {
+            for (entry, look) in batch.iter().zip(self.look_at(batch, threads)) {
                 let findings = self.finish(entry, look);
                 report.findings.extend(findings.into_iter().map(|(severity, what)| Finding {
                     id: entry.id,
@@ -101,9 +102,8 @@ impl<'a> Verifier<'a> {
     }
 
     /// Looks at several files, by several threads if they are many.
-    fn look_at(&self, entries: &[Expected]) -> Vec<Look> {
+    fn look_at(&self, entries: &[Expected], threads: usize) -> Vec<Look> {
         let all = |entries: &[Expected]| entries.iter().map(|entry| self.look(entry)).collect();
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         if threads == 1 || entries.len() < WORTH_THREADS {
             return all(entries);
         }

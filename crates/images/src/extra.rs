@@ -55,6 +55,20 @@ pub struct ThreadExtra {
     /// PR_SET_TSC, PR_SET_IO_FLUSHER, PR_MCE_KILL.
     #[prost(message, repeated, tag = "5")]
     pub options: Vec<OptionExtra>,
+    /// Where its memory comes from, if that was set.
+    #[prost(message, optional, tag = "6")]
+    pub memory_policy: Option<PolicyExtra>,
+}
+
+/// Which nodes memory comes from. set_mempolicy(2).
+#[derive(Clone, PartialEq, Message)]
+pub struct PolicyExtra {
+    /// MPOL_* with its flags.
+    #[prost(uint32, tag = "1")]
+    pub mode: u32,
+    /// The nodes, one bit each, lowest first.
+    #[prost(uint64, repeated, tag = "2")]
+    pub nodes: Vec<u64>,
 }
 
 /// State of a mapping.

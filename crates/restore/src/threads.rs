@@ -180,7 +180,16 @@ fn settings(work: &mut Work, extra: &TaskExtra, tid: u32) -> Result<()> {
     if let Some(slack) = extra.timer_slack_ns {
         work.add("prctl(PR_SET_TIMERSLACK)", libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), slack]);
     }
-    let own = extra.threads.iter().filter(|thread| thread.tid == tid);
+    let own = || extra.threads.iter().filter(|thread| thread.tid == tid);
+    for policy in own().filter_map(|thread| thread.memory_policy.as_ref()) {
+        const BITS: u64 = 64;
+        let bytes: Vec<u8> = policy.nodes.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let at = if bytes.is_empty() { 0 } else { work.bytes(&bytes) };
+        // The kernel counts one less than it is told.
+        let most = if bytes.is_empty() { 0 } else { policy.nodes.len() as u64 * BITS + 1 };
+        work.add("set_mempolicy", libc::SYS_set_mempolicy, &[policy.mode.into(), at, most]);
+    }
+    let own = own();
     for setting in own.flat_map(|thread| &thread.options) {
         let (option, value) = (u64::from(setting.option), setting.value);
         match setting.option {

@@ -1,6 +1,8 @@
 //! Raw ptrace(2) and waitpid(2): the requests nix does not wrap, and those whose exact errors are needed.
 #![expect(unsafe_code, reason = "ptrace has no safe form")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use zerocopy::{FromZeros, IntoBytes};
@@ -73,11 +75,21 @@ pub(crate) fn set_regs(tid: Pid, regs: &Regs) -> Result<(), Errno> {
 }
 
 pub(crate) fn xstate(tid: Pid) -> Result<Vec<u8>, Errno> {
-    let mut bytes = vec![0_u8; XSTATE_MAX];
-    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).expose_provenance())?;
-    bytes.truncate(iov.iov_len);
-    Ok(bytes)
+    const WORD: usize = 8;
+    // How long it was the last time: threads are many, and nearly always alike.
+    static LAST: AtomicUsize = AtomicUsize::new(XSTATE_MAX - WORD);
+    // The kernel takes whole words only. What fills the room may be more.
+    for room in [LAST.load(Ordering::Relaxed) + WORD, XSTATE_MAX] {
+        let mut bytes = vec![0_u8; room];
+        let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).expose_provenance())?;
+        if iov.iov_len < room {
+            bytes.truncate(iov.iov_len);
+            LAST.store(iov.iov_len, Ordering::Relaxed);
+            return Ok(bytes);
+        }
+    }
+    Err(Errno::EOVERFLOW)
 }
 
 pub(crate) fn set_xstate(tid: Pid, bytes: &[u8]) -> Result<(), Errno> {

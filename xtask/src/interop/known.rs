@@ -34,6 +34,8 @@ const KNOWN: &[Known] = &[
     from("setuid", LIMITS),
     to("affinity", NO_PLACE),
     from("affinity", NO_PLACE),
+    to("memory-policy", NO_PLACE),
+    from("memory-policy", NO_PLACE),
     to("personality", "CRIU leaves what it restores with personality 0"),
     from("personality", "CRIU reads the hexadecimal number in /proc/PID/personality as a decimal one"),
     to("extra", NO_PLACE),

@@ -1,7 +1,6 @@
 //! The descriptors of a process: which there are, and what each leads to.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -165,15 +164,8 @@ fn leads_to(path: &Path, file: &FileStat) -> bool {
 
 /// The text of a file that the kernel makes in one piece: a read that leaves room in the buffer was the last.
 fn whole(file: &mut File) -> std::io::Result<String> {
-    let mut piece = [0; 2048];
     let mut text = Vec::new();
-    loop {
-        let read = file.read(&mut piece)?;
-        text.extend(piece.iter().take(read));
-        if read < piece.len() {
-            break;
-        }
-    }
+    while proc::read_some(file, &mut text)? == proc::PIECE {}
     String::from_utf8(text).map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 

@@ -8,6 +8,9 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
     let u64 = Type::Int(Int::Uint64);
     let option = messages.len();
     messages.push(message("rewake_option_entry", vec![field(1, "option", u32), field(2, "value", u64)]));
+    let policy = messages.len();
+    let nodes = Field { packed: true, ..repeated(2, "nodes", u64) };
+    messages.push(message("rewake_policy_entry", vec![field(1, "mode", u32), nodes]));
     let thread = messages.len();
     messages.push(message(
         "rewake_thread_entry",
@@ -18,6 +21,7 @@ pub(super) fn add_messages(messages: &mut Vec<Message>) {
             field(3, "io_priority", u32),
             field(4, "reset_on_fork", Type::Bool),
             repeated(5, "options", Type::Message(option)),
+            field(6, "memory_policy", Type::Message(policy)),
         ],
     ));
     let area = messages.len();

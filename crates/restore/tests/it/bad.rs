@@ -144,6 +144,32 @@ kernel_test! {
 }
 
 kernel_test! {
+    fn a_local_descriptor_table_is_refused_and_the_process_goes_on() {
+        const MODIFY_LDT: i64 = 154;
+        let dir = tempfile::tempdir().unwrap();
+        let ready = dir.path().join("ready");
+        // struct user_desc: entry, base, limit, flags of a 32-bit data segment.
+        let script = format!("import ctypes,os,struct,sys,time\ndone=ctypes.CDLL(None).syscall({MODIFY_LDT},1,struct.pack('IIII',0,0,0xfffff,0x51),16)\nopen(sys.argv[1]+'.made','w').write(str(done))\nos.rename(sys.argv[1]+'.made',sys.argv[1])\ntime.sleep(1000)");
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]).arg(&ready).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        rewake_testkit::detach(&mut command);
+        let mut child = command.spawn().unwrap();
+        while !ready.exists() {
+            std::thread::yield_now();
+        }
+        // A kernel built without it has nothing that could be lost.
+        if std::fs::read_to_string(&ready).unwrap() == "0" {
+            let said = refused(Pid::from_raw(child.id().cast_signed()));
+            assert!(said.contains("modify_ldt"), "{said}");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it goes on");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+kernel_test! {
     fn locks_and_leases_of_fcntl_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, kind, call) in [

@@ -58,6 +58,7 @@ pub(crate) const ALL: &[Scenario] = &[
     any("scheduling", process::scheduling),
     root("real-time", process::real_time),
     any("affinity", process::affinity),
+    any("memory-policy", process::memory_policy),
     any("attributes", process::attributes_of_task),
     any("personality", process::personality),
     any("extra", process::extra),

@@ -104,6 +104,45 @@ pub(crate) fn affinity(stage: &Stage) -> Check {
     Ok(())
 }
 
+/// Memory from one node only, and for a thread, from all in turn.
+pub(crate) fn memory_policy(stage: &Stage) -> Check {
+    use std::sync::mpsc::channel;
+    const BIND: u64 = 2;
+    const INTERLEAVE: u64 = 3;
+    let set = |mode: u64| {
+        let nodes = 1_u64;
+        // SAFETY: the kernel reads one word of nodes.
+        unsafe { sys::raw(libc::SYS_set_mempolicy, [mode, &raw const nodes as u64, 65, 0, 0, 0]) }
+    };
+    let look = || {
+        let (mut mode, mut nodes) = (0_u32, [0_u64; 16]);
+        let to = [&raw mut mode as u64, nodes.as_mut_ptr() as u64, 1024, 0, 0, 0];
+        // SAFETY: the kernel writes an int and a kilobit of nodes.
+        unsafe { sys::raw(libc::SYS_get_mempolicy, to) }.map(|_| (mode, nodes))
+    };
+    if set(BIND) == Err(nix::errno::Errno::ENOSYS) {
+        // The kernel knows no nodes: there is nothing to lose.
+        return stage.freeze();
+    }
+    let (tell, hear) = channel();
+    let (go, wait) = channel::<()>();
+    let thread = std::thread::spawn(move || -> Check {
+        set(INTERLEAVE).at("set_mempolicy")?;
+        let before = look()?;
+        tell.send(()).at("tell")?;
+        wait.recv().at("wait")?;
+        ensure_eq!(look()?, before, "memory policy of the thread");
+        Ok(())
+    });
+    hear.recv().at("set-up of the thread")?;
+    let before = look()?;
+    ensure_eq!(u64::from(before.0), BIND, "memory policy before");
+    stage.freeze()?;
+    ensure_eq!(look()?, before, "memory policy");
+    go.send(()).at("go")?;
+    thread.join().map_err(|_| Failure::new("the thread panicked"))?
+}
+
 /// File mode mask, name, and flags that prctl sets.
 pub(crate) fn attributes_of_task(stage: &Stage) -> Check {
     // The parent that restores may end at once, which is what the parent-death signal is for.
