@@ -103,6 +103,10 @@ fn tree(name: String, report: &Report) -> Tree<String> {
     root
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn bytes(count: u64) -> String {
     rewake_images::explore::size(count)
 }
@@ -212,7 +216,10 @@ fn of_process(process: &InspectedProcess) -> Tree<String> {
         }
         let (threads, descriptors, sockets) = (process.threads.len(), process.descriptors, process.sockets);
         tree.push(Tree::new(format!(
-            "{threads} threads, {descriptors} descriptors, {sockets} sockets; {line}"
+            "{}, {}, {}; {line}",
+            counted(threads, "thread"),
+            counted(descriptors, "descriptor"),
+            counted(sockets, "socket")
         )));
         let files =
             process.files.iter().flatten().map(|file| format!("{}: {}", file.fd, file.what.escape_debug()));

@@ -10,7 +10,7 @@ use super::render;
 use super::schema::{Message, Schema};
 use crate::error::{ImageError, Result};
 use crate::framing::{Entry, ImageReader};
-use crate::kind::{Count, Kind, Payload};
+use crate::kind::{Count, Head, Kind, Payload};
 
 /// How an image is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +48,12 @@ pub fn decode_file(path: &Path, style: Style, output: &mut impl Write) -> Result
 /// # Errors
 /// As [`ImageReader::detect`].
 pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    if let Some((kind, _)) = name.and_then(Kind::from_file_name)
+        && kind.info().head == Head::Raw
+    {
+        return Err(no_entries(path));
+    }
     let file = File::open(path).map_err(ImageError::io(path, "open"))?;
     let meta = file.metadata().map_err(ImageError::io(path, "stat"))?;
     ImageReader::detect(path, BufReader::with_capacity(64 << 10, file), meta.is_file().then_some(meta.len()))
@@ -66,8 +72,7 @@ pub fn decode_image<R: Read>(
     let schema = Schema::get();
     let row = image.kind().info();
     let Some(first) = schema.find(row.entry) else {
-        let what = format!("raw images ({}) have no entries", row.kind.file_name(Some(0)));
-        return Err(ImageError::Invalid { path: image.path().to_owned(), what });
+        return Err(no_entries(image.path()));
     };
     let rest = row.rest.and_then(|name| schema.find(name)).unwrap_or(first);
     let mut out = Printer::new(style.pretty);
@@ -93,6 +98,10 @@ pub fn decode_image<R: Read>(
     out.close(b']');
     out.close(b'}');
     write(&mut out, image.path())
+}
+
+fn no_entries(path: &Path) -> ImageError {
+    ImageError::Invalid { path: path.to_owned(), what: "a raw image: contents without entries".into() }
 }
 
 fn put_entry(

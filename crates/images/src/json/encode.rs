@@ -21,7 +21,8 @@ const IMAGE: &str = "the image";
 const SIZE_LEN: usize = 4;
 
 /// Writes the image that `json` tells, in layout v1.1. `path` is what errors call the JSON. Plain and pretty values are taken,
-/// also mixed. Needs memory for one entry, if `magic` comes before `entries`.
+/// also mixed. Needs memory for one entry, if `magic` comes before
+/// `entries`, and for some chunks of text where there are many: several threads parse them.
 ///
 /// # Errors
 /// [`ImageError::Json`](crate::ImageError::Json): malformed JSON, an unknown magic or name, a number out of range, a

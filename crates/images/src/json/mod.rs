@@ -2,6 +2,7 @@
 
 mod chunks;
 mod decode;
+mod descriptors;
 mod encode;
 mod fast;
 #[cfg(feature = "validate")]

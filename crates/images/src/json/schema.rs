@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind as FieldKind, Value};
+use prost::Message as _;
 
+use super::descriptors::{EnumType, FieldType, FileSet, MessageType, Show, label};
 use super::tables::{self, Dict, Flags};
 use super::wire;
 use crate::DESCRIPTORS;
@@ -172,84 +173,99 @@ impl Schema {
     }
 
     fn compile() -> Self {
-        let pool = DescriptorPool::decode(DESCRIPTORS).expect("generated with the crate, and tested");
-        let descriptors: Vec<_> = pool.all_messages().filter(|m| m.package_name().is_empty()).collect();
-        let enumerations: Vec<_> = pool.all_enums().filter(|e| e.package_name().is_empty()).collect();
-        let message_index: BTreeMap<_, _> =
-            descriptors.iter().enumerate().map(|(i, m)| (m.full_name().to_owned(), i)).collect();
-        let enum_index: BTreeMap<_, _> =
-            enumerations.iter().enumerate().map(|(i, e)| (e.full_name().to_owned(), i)).collect();
-        let ty = |kind: FieldKind| match kind {
-            FieldKind::Bool => Some(Type::Bool),
-            FieldKind::String => Some(Type::String),
-            FieldKind::Bytes => Some(Type::Bytes),
-            FieldKind::Enum(e) => enum_index.get(e.full_name()).map(|&i| Type::Enum(i)),
-            FieldKind::Message(m) => message_index.get(m.full_name()).map(|&i| Type::Message(i)),
-            FieldKind::Int32 => Some(Type::Int(Int::Int32)),
-            FieldKind::Int64 => Some(Type::Int(Int::Int64)),
-            FieldKind::Uint32 => Some(Type::Int(Int::Uint32)),
-            FieldKind::Uint64 => Some(Type::Int(Int::Uint64)),
-            FieldKind::Sint32 => Some(Type::Int(Int::Sint32)),
-            FieldKind::Sint64 => Some(Type::Int(Int::Sint64)),
-            FieldKind::Fixed32 => Some(Type::Int(Int::Fixed32)),
-            FieldKind::Fixed64 => Some(Type::Int(Int::Fixed64)),
-            FieldKind::Sfixed32 => Some(Type::Int(Int::Sfixed32)),
-            FieldKind::Sfixed64 => Some(Type::Int(Int::Sfixed64)),
-            FieldKind::Float | FieldKind::Double => None,
+        let files = FileSet::decode(DESCRIPTORS).expect("generated with the crate, and tested");
+        let (mut found, mut found_enums) = (Vec::new(), Vec::new());
+        for file in files.file.iter().filter(|file| file.package().is_empty()) {
+            collect("", &file.message_type, &file.enum_type, &mut found, &mut found_enums);
+        }
+        let index = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, usize> {
+            names.enumerate().map(|(index, name)| (name.clone(), index)).collect()
         };
-        let field = |descriptor: FieldDescriptor| {
-            let ty = ty(descriptor.kind())?;
+        let message_index = index(&mut found.iter().map(|(name, _)| name));
+        let enum_index = index(&mut found_enums.iter().map(|(name, _)| name));
+        let field = |field: &FieldType| {
+            let type_name = field.type_name().trim_start_matches('.');
+            let ty = match field.r#type() {
+                11 => Type::Message(*message_index.get(type_name)?),
+                14 => Type::Enum(*enum_index.get(type_name)?),
+                scalar => scalar_type(scalar)?,
+            };
+            let options = field.options.clone().unwrap_or_default();
             Some(Field {
-                repeated: descriptor.cardinality() == Cardinality::Repeated,
-                required: descriptor.cardinality() == Cardinality::Required,
-                packed: descriptor.is_packed(),
-                render: render(&pool, &descriptor),
-                ..Field::new(descriptor.number(), descriptor.name(), ty)
+                repeated: field.label() == label::REPEATED,
+                required: field.label() == label::REQUIRED,
+                packed: options.packed(),
+                render: options.criu.map_or(Render::Plain, |show| render(&show, field.name())),
+                ..Field::new(field.number(), field.name(), ty)
             })
         };
-        let messages = descriptors.iter().map(|m| {
-            let mut fields: Vec<Field> = m.fields().filter_map(field).collect();
+        let messages = found.iter().map(|(name, message)| {
+            let mut fields: Vec<Field> = message.field.iter().filter_map(field).collect();
             fields.sort_by_key(|f| f.number);
-            Message::new(m.full_name().to_owned(), fields)
-        });
-        let enums = enumerations.iter().map(|e| Enum {
-            name: e.full_name().to_owned(),
-            values: e.values().map(|v| (v.number(), v.name().to_owned())).collect(),
+            Message::new(name.clone(), fields)
         });
         let mut messages: Vec<_> = messages.collect();
         super::own::add_messages(&mut messages);
+        let enums = found_enums.iter().map(|(name, e)| Enum {
+            name: name.clone(),
+            values: e.value.iter().map(|value| (value.number(), value.name().to_owned())).collect(),
+        });
         let by_name = messages.iter().enumerate().map(|(i, m)| (m.name.clone(), i)).collect();
         Self { enums: enums.collect(), messages, by_name }
     }
 }
 
-/// The options of a field, in the order of precedence.
-fn render(pool: &DescriptorPool, field: &FieldDescriptor) -> Render {
-    let Some(extension) = pool.get_extension_by_name("criu") else { return Render::Plain };
-    let options = field.options();
-    if !options.has_extension(&extension) {
-        return Render::Plain;
+/// Messages and enums with their full names, those inside messages as well. Ours nest as deep as the schema was written.
+fn collect<'f>(
+    prefix: &str,
+    messages: &'f [MessageType],
+    enums: &'f [EnumType],
+    found: &mut Vec<(String, &'f MessageType)>,
+    found_enums: &mut Vec<(String, &'f EnumType)>,
+) {
+    found_enums.extend(enums.iter().map(|e| (format!("{prefix}{}", e.name()), e)));
+    for message in messages {
+        let name = format!("{prefix}{}", message.name());
+        let inner = format!("{name}.");
+        found.push((name, message));
+        collect(&inner, &message.nested_type, &message.enum_type, found, found_enums);
     }
-    let value = options.get_extension(&extension);
-    let Some(given) = value.as_message() else { return Render::Plain };
-    let set = |name: &str| given.get_field_by_name(name).is_some_and(|v| v.as_bool() == Some(true));
-    let text = |name: &str| {
-        let value = given.get_field_by_name(name)?;
-        value.as_ref().as_str().filter(|s| !s.is_empty()).map(str::to_owned)
-    };
-    debug_assert!(matches!(value.as_ref(), Value::Message(_)));
-    if text("conv").as_deref() == Some("unix_name") {
+}
+
+/// The numbers of `FieldDescriptorProto.Type`. Images have no floating-point numbers.
+fn scalar_type(number: u32) -> Option<Type> {
+    Some(match number {
+        3 => Type::Int(Int::Int64),
+        4 => Type::Int(Int::Uint64),
+        5 => Type::Int(Int::Int32),
+        6 => Type::Int(Int::Fixed64),
+        7 => Type::Int(Int::Fixed32),
+        8 => Type::Bool,
+        9 => Type::String,
+        12 => Type::Bytes,
+        13 => Type::Int(Int::Uint32),
+        15 => Type::Int(Int::Sfixed32),
+        16 => Type::Int(Int::Sfixed64),
+        17 => Type::Int(Int::Sint32),
+        18 => Type::Int(Int::Sint64),
+        _ => return None,
+    })
+}
+
+/// The options of a field, in the order of precedence.
+fn render(show: &Show, name: &str) -> Render {
+    if show.conv == "unix_name" {
         Render::UnixName
-    } else if set("ipadd") {
+    } else if show.ipadd {
         Render::Address
-    } else if set("hex") {
+    } else if show.hex {
         Render::Hex
-    } else if set("dev") {
-        Render::Dev { user: set("odev") }
-    } else if let Some(table) = text("flags") {
-        tables::flags(&table).map_or(Render::Hex, Render::Flags)
-    } else if let Some(family) = text("dict") {
-        tables::dict(&family, field.name()).map_or(Render::Plain, Render::Dict)
+    } else if show.dev {
+        Render::Dev { user: show.odev }
+    } else if !show.flags.is_empty() {
+        tables::flags(&show.flags).map_or(Render::Hex, Render::Flags)
+    } else if !show.dict.is_empty() {
+        tables::dict(&show.dict, name).map_or(Render::Plain, Render::Dict)
     } else {
         Render::Plain
     }

@@ -4,6 +4,7 @@
 mod diff;
 mod inspect;
 mod search;
+mod sysv;
 mod views;
 
 use std::path::{Path, PathBuf};

@@ -55,6 +55,69 @@ fn sizes_that_lie_take_no_memory() {
     assert!(matches!(error, ImageError::Truncated { left: 3, .. }), "{error}");
 }
 
+/// Entries in an order nobody writes: they would read as other memory than they are.
+#[test]
+fn wrong_order_and_overlap_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = |page: u64, pages| proto::PagemapEntry {
+        vaddr: page * rewake_images::PAGE_SIZE,
+        nr_pages: Some(pages),
+        flags: Some(rewake_images::pe::PRESENT),
+        ..Default::default()
+    };
+    let open = |entries: &[proto::PagemapEntry]| {
+        let path = dir.path().join("pagemap-1.img");
+        let mut image = ImageWriter::new(Kind::Pagemap, Layout::V11, &path, Vec::new()).unwrap();
+        image.push(&proto::PagemapHead { pages_id: 1 }).unwrap();
+        entries.iter().for_each(|entry| image.push(entry).unwrap());
+        std::fs::write(&path, image.into_inner().unwrap()).unwrap();
+        let bytes: u64 = entries.iter().map(|e| e.nr_pages() * rewake_images::PAGE_SIZE).sum();
+        std::fs::write(dir.path().join("pages-1.img"), vec![0; usize::try_from(bytes).unwrap()]).unwrap();
+        rewake_images::PageStore::open(dir.path(), Kind::Pagemap, 1)
+    };
+    assert!(open(&[entry(1, 2), entry(3, 1)]).is_ok());
+    for (what, entries) in [
+        ("order", [entry(3, 1), entry(1, 1)]),
+        ("overlap", [entry(1, 3), entry(3, 1)]),
+        ("twice", [entry(1, 1), entry(1, 1)]),
+        ("beyond the last address", [entry(1, 1), entry(u64::MAX / rewake_images::PAGE_SIZE, 2)]),
+    ] {
+        let error = open(&entries).unwrap_err();
+        assert!(matches!(error, ImageError::Invalid { .. }), "{what}: {error}");
+    }
+    // The head of a pagemap is its first entry.
+    let path = dir.path().join("pagemap-1.img");
+    let mut image = ImageWriter::new(Kind::Pagemap, Layout::V11, &path, Vec::new()).unwrap();
+    image.push(&entry(1, 1)).unwrap();
+    image.push(&proto::PagemapHead { pages_id: 1 }).unwrap();
+    std::fs::write(&path, image.into_inner().unwrap()).unwrap();
+    assert!(rewake_images::PageStore::open(dir.path(), Kind::Pagemap, 1).is_err());
+}
+
+/// A parent link that leads out of where checkpoints lie: its pages are not there, and no other file is taken for them.
+#[test]
+fn a_parent_outside_is_no_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("young");
+    std::fs::create_dir(&at).unwrap();
+    let mut image = ImageWriter::create(Kind::Pagemap, Layout::V11, at.join("pagemap-1.img")).unwrap();
+    image.push(&proto::PagemapHead { pages_id: 1 }).unwrap();
+    let flags = Some(rewake_images::pe::PARENT);
+    let entry = proto::PagemapEntry { vaddr: 0x1000, nr_pages: Some(1), flags, ..Default::default() };
+    image.push(&entry).unwrap();
+    image.finish().unwrap();
+    std::fs::write(at.join("pages-1.img"), "").unwrap();
+    for target in ["/", "/proc/self", "/dev/null", "..", "nowhere", "pages-1.img"] {
+        std::os::unix::fs::symlink(target, at.join("parent")).unwrap();
+        let error = rewake_images::PageStore::open(&at, Kind::Pagemap, 1).unwrap_err();
+        assert!(
+            matches!(error, ImageError::NoPage { .. } | ImageError::Io { .. } | ImageError::Invalid { .. }),
+            "{target}: {error}"
+        );
+        std::fs::remove_file(at.join("parent")).unwrap();
+    }
+}
+
 #[test]
 fn another_kind_is_named() {
     let writer = ImageWriter::new(Kind::Mm, Layout::V11, "m", Vec::new()).unwrap();

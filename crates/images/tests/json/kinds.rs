@@ -74,3 +74,17 @@ fn pidfds_and_binary_formats() {
     let json = both_ways(&image(Kind::BinfmtMisc, &[(format, &[])]));
     assert!(json.contains("\"name\": \"java\""), "{json}");
 }
+
+/// Paths are bytes: what is no UTF-8 comes through JSON as it was.
+#[test]
+fn strings_that_are_not_utf_8() {
+    let good = proto::RegFileEntry { id: 1, name: "/tmp/aXXb".into(), ..Default::default() };
+    let mut entry =
+        proto::FileEntry { r#type: 1, id: 1, reg: Some(good), ..Default::default() }.encode_to_vec();
+    let at = entry.windows(2).position(|w| w == b"XX").unwrap();
+    entry[at..at + 2].copy_from_slice(b"\xff\x80");
+    let mut image = ImageWriter::new(Kind::Files, Layout::V11, "files", Vec::new()).unwrap();
+    image.push_raw(&entry, &[]).unwrap();
+    let json = both_ways(&image.into_inner().unwrap());
+    assert!(json.contains(r#""/tmp/a\udcff\udc80b""#), "{json}");
+}
