@@ -118,14 +118,16 @@ impl Matches<'_, '_> {
             return regex.find(self.text, self.from..self.text.len());
         };
         loop {
-            let run = self.text.get(self.from..self.run.end).unwrap_or_default();
-            if !run.is_empty()
-                && regex.required.is_none_or(|byte| memchr::memchr(byte, run).is_some())
+            if self.from < self.run.end
                 && let Some(found) = regex.find(self.text, self.from..self.run.end)
             {
                 return Some(found);
             }
-            self.run = alphabet.next_run(self.text, self.from.max(self.run.end))?;
+            let from = self.from.max(self.run.end);
+            self.run = match regex.required {
+                Some(byte) => alphabet.next_run_with(byte, self.text, from)?,
+                None => alphabet.next_run(self.text, from)?,
+            };
             self.from = self.run.start;
         }
     }
@@ -225,6 +227,22 @@ impl Alphabet {
     fn add_range(&mut self, first: u8, last: u8) {
         let range = usize::from(first)..=usize::from(last);
         self.bytes.get_mut(range).unwrap_or_default().fill(true);
+    }
+
+    /// As [`Self::next_run`], of the runs that have this byte.
+    fn next_run_with(&self, byte: u8, text: &[u8], from: usize) -> Option<Range<usize>> {
+        let mut from = from;
+        loop {
+            let rest = text.get(from..)?;
+            let at = memchr::memchr(byte, rest)?;
+            let (before, after) = rest.split_at_checked(at)?;
+            let start = before.iter().rposition(|byte| !self.has(*byte)).map_or(0, |last| last + 1);
+            let len = after.iter().position(|byte| !self.has(*byte)).unwrap_or(after.len());
+            if at + len - start >= self.shortest {
+                return Some(from + start..from + at + len);
+            }
+            from += at + len;
+        }
     }
 
     /// The next run of these bytes long enough for a match, from `from` on: no match begins before it, and none that begins in it
