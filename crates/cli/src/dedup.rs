@@ -8,7 +8,11 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     /// The youngest checkpoint; those it descends from can no longer be restored themselves
     #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
-    images_dir: PathBuf,
+    pub(crate) images_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) log: crate::log::LogFile,
+    #[command(flatten)]
+    criu: crate::criu_args::CriuArgs,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {

@@ -70,6 +70,7 @@ fn log_file(command: &Command) -> Option<PathBuf> {
         Command::PreDump(args) => (&args.target.images_dir, &args.target.log),
         Command::Restore(args) => (&args.images_dir, &args.log),
         Command::PageServer(args) => (&args.images_dir, &args.log),
+        Command::Dedup(args) => (&args.images_dir, &args.log),
         _ => return None,
     };
     log.log_file.as_ref().map(|name| log.work_dir(dir).join(name))

@@ -50,6 +50,8 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
+    #[command(flatten)]
+    criu: crate::criu_args::CriuArgs,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Write a zero byte to this descriptor once the process runs
     #[arg(long, value_name = "FD")]
     status_fd: Option<u32>,
+    /// Once the process runs, free the room of all its pages in the checkpoint, which cannot be restored again then
+    #[arg(long)]
+    auto_dedup: bool,
     /// Only say, in JSON, what would be done
     #[arg(long)]
     plan: bool,
@@ -99,6 +102,11 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     if let Some(fd) = args.status_fd {
         std::fs::write(format!("/proc/self/fd/{fd}"), [0])
             .with_context(|| format!("cannot write to descriptor {fd}"))?;
+    }
+    if args.auto_dedup
+        && let Err(error) = rewake_memdump::spend(&args.images_dir)
+    {
+        tracing::warn!(%error, "the room of the checkpoint is not freed");
     }
     show(args, &report, out)?;
     if args.restore_detached {

@@ -26,7 +26,7 @@ pub(crate) struct TargetArgs {
     #[arg(long)]
     track_mem: bool,
     /// Free the room of pages in earlier generations that this one makes useless
-    #[arg(long, requires = "prev_images_dir")]
+    #[arg(long)]
     auto_dedup: bool,
     /// Compress pages with LZ4, each for itself unless --compress-region is given. CRIU up to 4.2 cannot restore that
     #[arg(short = 'c', long)]

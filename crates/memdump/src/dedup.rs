@@ -53,6 +53,25 @@ pub fn dedup_memory(
     Ok(report)
 }
 
+/// Frees the room of all pages that the checkpoint in `dir` needs, its own and those of its ancestors: for one that was
+/// restored and never will be again. Nothing else that has these ancestors can be restored then.
+///
+/// # Errors
+/// As [`dedup`].
+pub fn spend(dir: &Path) -> Result<DedupReport, CaptureError> {
+    let mut report = DedupReport::default();
+    for (kind, number, _) in Checkpoint::open(dir)?.images()? {
+        if let (Kind::Pagemap | Kind::PagemapShmem, Some(number)) = (kind, number) {
+            let store = PageStore::open(dir, kind, number)?;
+            let levels = (0..).map_while(|level| store.pages_file(level));
+            for (path, _) in levels {
+                free_but(path, Vec::new(), &mut report)?;
+            }
+        }
+    }
+    Ok(report)
+}
+
 fn ancestors_of(
     store: &PageStore,
     kind: Kind,

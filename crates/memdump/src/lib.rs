@@ -56,7 +56,7 @@ pub use area::{Area, AreaKind, same_mappings};
 pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_from, capture_live};
 pub use choose::{Choice, choice};
 pub use compressed::CompressedPages;
-pub use dedup::{DedupReport, dedup, dedup_memory};
+pub use dedup::{DedupReport, dedup, dedup_memory, spend};
 pub use error::CaptureError;
 pub use hashes::{PageHashes, Remembering};
 pub use increment::{Increment, Incremented, common, difference};

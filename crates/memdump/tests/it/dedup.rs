@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rewake_images::proto::{InventoryEntry, PagemapEntry};
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
-use rewake_memdump::dedup;
+use rewake_memdump::{dedup, spend};
 
 use crate::mapping::PAGE;
 
@@ -65,4 +65,16 @@ fn behind_a_generation_that_needs_no_parent_nothing_is_needed() {
     assert!(blocks(dir, 3) < third && blocks(dir, 3) > 0);
     assert_eq!(content(dir, 4), before);
     assert_eq!(dedup(&dir.join("4")).unwrap().freed_bytes, 0);
+}
+
+#[test]
+fn what_was_restored_can_be_given_up() {
+    let (here, parent) = (pe::PRESENT, pe::PARENT);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    make(dir, 1, &[here, here, here]);
+    make(dir, 2, &[here, parent, here]);
+    let report = spend(&dir.join("2")).unwrap();
+    assert_eq!((report.files, blocks(dir, 1), blocks(dir, 2)), (2, 0, 0));
+    assert!(report.freed_bytes >= 5 * PAGE as u64, "{report:?}");
 }
