@@ -27,9 +27,6 @@ pub(crate) struct Args {
     /// Leave the process stopped afterwards (SIGSTOP)
     #[arg(short = 's', long)]
     leave_stopped: bool,
-    /// Take along files that were deleted while open, up to this size
-    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = crate::size::parse)]
-    ghost_limit: u64,
     /// First copy memory in so many rounds while the process runs, or in as many as pay
     #[arg(long, value_name = "N|auto", value_parser = parse_rounds, conflicts_with = "page_server")]
     pre_dumps: Option<PreDumps>,
@@ -59,7 +56,6 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         (_, true) => After::LeaveStopped,
         _ => After::Kill,
     };
-    options.ghost_limit = args.ghost_limit;
     options.files.policy = args.files.policy()?;
     options.files.cache = args.files.cache();
     options.files.hash_bytes = args.hash_bytes;

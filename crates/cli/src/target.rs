@@ -28,6 +28,9 @@ pub(crate) struct TargetArgs {
     /// Free the room of pages in earlier generations that this one makes useless
     #[arg(long)]
     auto_dedup: bool,
+    /// Take along files that were deleted while open, up to this size
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = crate::size::parse)]
+    ghost_limit: u64,
     /// Compress pages with LZ4, each for itself unless --compress-region is given. CRIU up to 4.2 cannot restore that
     #[arg(short = 'c', long)]
     compress: bool,
@@ -73,6 +76,7 @@ impl TargetArgs {
         }
         let mut options = DumpOptions::new(Pid::from_raw(self.pid), &self.images_dir);
         options.parent.clone_from(&self.prev_images_dir);
+        options.ghost_limit = self.ghost_limit;
         options.track_mem = self.track_mem;
         options.auto_dedup = self.auto_dedup;
         options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));
