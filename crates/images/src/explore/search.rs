@@ -89,7 +89,7 @@ impl Explorer<'_> {
     /// it breaks. Pages that are not in the images (those of files, unchanged) are not searched.
     ///
     /// # Errors
-    /// As [`PageStore::open`]; [`ImageError::Io`].
+    /// As [`PageStore::open`]; [`crate::ImageError::Io`].
     pub fn search(
         &self,
         space: Space,
