@@ -55,6 +55,10 @@ const ROUTES: [Route; 10] = [
 /// Scenarios that are mostly memory: private and changing, shared, and in a file without a name.
 const SCENARIOS: [&str; 3] = ["churn", "shared-anonymous", "memfd"];
 
+/// The same for memory that comes while the process runs. As long as the daemon has it registered with userfaultfd, what the
+/// program maps is not joined with it, and so an mremap(2) of both fails, as churn has it: sometimes, by who is faster.
+const LAZY_SCENARIOS: [&str; 3] = ["anonymous", "shared-anonymous", "memfd"];
+
 /// CRIU dumps, and restores the process without its memory, which its daemon fetches from rewake's page server while the
 /// process runs. The other way round cannot be tested everywhere: CRIU's own server needs CAP_SYS_RESOURCE for a large pipe.
 const LAZY: &str = "criu lazily from own";
@@ -68,7 +72,7 @@ pub(super) fn run(rewake: &Path) -> Result<()> {
     let mut failed = 0;
     println!();
     for route in ROUTES.iter().map(|route| route.name).chain([LAZY, TO_STRANGER, BY_STRANGER]) {
-        for scenario in SCENARIOS {
+        for scenario in if route == LAZY { LAZY_SCENARIOS } else { SCENARIOS } {
             let dir = tempfile::tempdir()?;
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["interop", "pages-case", route, scenario]).arg(rewake).arg(dir.path());
