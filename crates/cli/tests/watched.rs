@@ -151,6 +151,7 @@ kernel_test! {
                         command.arg("--json");
                     }
                 },
+                // Time itself is what is tested: there is no event that a bar which is not shown could cause.
                 |_| std::thread::sleep(LONG),
             );
             assert!(child.wait().unwrap().success() && kept);

@@ -213,6 +213,7 @@ impl Bench<'_> {
             }
             cost.peak_kib = cost.peak_kib.max(peak_kib(&proc).unwrap_or(0));
             cost.descriptors = cost.descriptors.max(fs::read_dir(proc.join("fd")).map_or(0, Iterator::count));
+            // Peaks are looked for: nothing tells when one has come.
             std::thread::sleep(Duration::from_millis(2));
         };
         ensure!(status.success(), "rewake {args:?}: {status}");

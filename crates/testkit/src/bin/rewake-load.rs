@@ -119,6 +119,7 @@ fn write_on(memory: &mut [u64], bytes_a_second: usize) {
         std::hint::black_box(&memory);
         // What it is late it does not catch up with: after a stop it goes on as before.
         next = next.max(Instant::now()) + tick;
+        // A rate is what this load is: so many pages in a time.
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
