@@ -21,6 +21,7 @@ mod page_server;
 mod peer;
 mod pre_dump;
 mod progress;
+mod ready;
 mod recode;
 mod restore;
 mod size;

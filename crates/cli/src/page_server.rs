@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use rewake_dump::Progress;
 use rewake_images::Checkpoint;
-use rewake_pageserver::{Connection, Incoming, Lender, PageServerError, accept, inherited, receive};
+use rewake_pageserver::{Connection, Incoming, Lender, PageServerError, accept, receive};
 use serde::Serialize;
 
 use crate::peer::PeerArgs;
 use crate::progress::Watcher;
+use crate::ready::{Ready, ReadyArgs};
 
 /// Take in memory that a dump on another host sends, or send it from a checkpoint; serves one peer
 #[derive(Debug, clap::Args)]
@@ -34,14 +35,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "prev_images_dir")]
     lazy_pages: bool,
     /// Go on in the background as soon as others can connect
-    #[arg(short = 'd', long, conflicts_with = "ps_socket")]
+    #[arg(short = 'd', long, conflicts_with_all = ["ps_socket", "status_fd"])]
     daemon: bool,
-    /// Write the process id to this file
-    #[arg(long, value_name = "FILE")]
-    pidfile: Option<PathBuf>,
-    /// Write a zero byte to this descriptor, which was inherited, as soon as others can connect
-    #[arg(long, value_name = "FD", conflicts_with = "daemon")]
-    status_fd: Option<RawFd>,
+    #[command(flatten)]
+    ready: ReadyArgs,
     /// How a daemon starts itself: others connect to its standard input
     #[arg(long, hide = true)]
     listening: bool,
@@ -55,13 +52,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
-    let status = args.status_fd.map(inherited).transpose().context("--status-fd")?;
+    let ready = args.ready.take(args.log.work_dir(&args.images_dir))?;
     let given = args.peer.socket()?;
     // Before anybody connects, so that a directory of no use is told now.
     let watcher = Watcher::new("memory", args.json);
     let role = Role::new(args, &watcher)?;
     if let Some(stream) = given {
-        announce(args, std::process::id(), status)?;
+        ready.tell(std::process::id())?;
         drop(watcher);
         return role.serve(args, &mut *args.peer.answer(stream)?, out);
     }
@@ -73,9 +70,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         writeln!(std::io::stderr(), "rewake: listening on {}", listener.local_addr()?)?;
         if args.daemon {
             drop(role);
-            return daemon(args, listener);
+            return daemon(ready, listener);
         }
-        announce(args, std::process::id(), status)?;
+        ready.tell(std::process::id())?;
         listener
     };
     let stream = accept(&listener)?;
@@ -89,23 +86,13 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     role.serve(args, &mut *args.peer.answer(stream)?, out)
 }
 
-fn announce(args: &Args, pid: u32, status: Option<OwnedFd>) -> anyhow::Result<()> {
-    if let Some(path) = &args.pidfile {
-        std::fs::write(path, pid.to_string()).with_context(|| path.display().to_string())?;
-    }
-    if let Some(status) = status {
-        std::fs::File::from(status).write_all(&[0]).context("--status-fd")?;
-    }
-    Ok(())
-}
-
 /// Starts this program once more, in the background.
-fn daemon(args: &Args, listener: TcpListener) -> anyhow::Result<u8> {
+fn daemon(ready: Ready, listener: TcpListener) -> anyhow::Result<u8> {
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).arg("--listening");
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().context("cannot go to the background")?;
-    announce(args, child.id(), None)?;
+    ready.tell(child.id())?;
     Ok(crate::DONE)
 }
 

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rewake_filecheck::{Report, Severity};
@@ -14,6 +13,7 @@ use rewake_restore::{RestoreError, RestoreOptions, RestoreReport};
 use crate::files::{FileArgs, exit_status};
 use crate::peer::PeerArgs;
 use crate::progress::Watcher;
+use crate::ready::ReadyArgs;
 
 /// Wake a process up again from a checkpoint
 #[derive(Debug, clap::Args)]
@@ -27,12 +27,8 @@ pub(crate) struct Args {
     /// Leave the process stopped (SIGSTOP)
     #[arg(short = 's', long)]
     leave_stopped: bool,
-    /// Write the process id to this file; relative to the working directory
-    #[arg(long, value_name = "FILE")]
-    pidfile: Option<PathBuf>,
-    /// Write a zero byte to this descriptor once the process runs
-    #[arg(long, value_name = "FD")]
-    status_fd: Option<u32>,
+    #[command(flatten)]
+    ready: ReadyArgs,
     /// Once the process runs, free the room of all its pages in the checkpoint, which cannot be restored again then
     #[arg(long)]
     auto_dedup: bool,
@@ -68,6 +64,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         writeln!(out, "{}", serde_json::to_string_pretty(&plan)?)?;
         return Ok(crate::DONE);
     }
+    let ready = args.ready.take(args.log.work_dir(&args.images_dir))?;
     let mut options = RestoreOptions::new(&args.images_dir);
     options.leave_stopped = args.leave_stopped;
     options.threads = args.threads.unwrap_or(options.threads);
@@ -94,14 +91,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
     for finding in report.files.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
         tracing::warn!("{}: {}", finding.path.display(), finding.what);
     }
-    if let Some(path) = &args.pidfile {
-        let path = args.log.work_dir(&args.images_dir).join(path);
-        std::fs::write(&path, report.pid.to_string())
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Some(fd) = args.status_fd {
-        std::fs::write(format!("/proc/self/fd/{fd}"), [0])
-            .with_context(|| format!("cannot write to descriptor {fd}"))?;
+    // The process runs: what cannot be said of it is no reason to call it failed.
+    if let Err(error) = ready.tell(report.pid) {
+        tracing::warn!("{error:#}");
     }
     if args.auto_dedup
         && let Err(error) = rewake_memdump::spend(&args.images_dir)
