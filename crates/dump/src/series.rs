@@ -13,11 +13,15 @@ use crate::write;
 
 /// Name of the link to the youngest.
 const LATEST: &str = "latest";
+/// Says that the numbered directories beside it are a series: what others have made is not removed.
+const MARK: &str = ".rewake-series";
+/// What a directory that is being removed is called behind its number.
+const REMOVED: &str = ".rewake-removed";
 
 /// A directory of checkpoints `1`, `2` and so on, each the parent of the next or of none.
 ///
 /// Nothing is remembered elsewhere, so a run that was killed at any point is followed by one that finds everything as it
-/// is: a checkpoint is complete as soon as it has its number, and none any more as soon as it is about to be removed.
+/// is: a checkpoint is complete as soon as it has its number, and loses that before it is removed.
 #[derive(Debug)]
 pub(crate) struct Series {
     dir: PathBuf,
@@ -33,16 +37,30 @@ struct Member {
 
 impl Series {
     /// The series in `dir`, which is made if there is none, without what a run that was killed has left there.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if there are numbered directories of somebody else.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).map_err(at(dir, "create"))?;
         let series = Self { dir: dir.to_owned() };
-        for name in series.names()? {
-            let path = dir.join(&name);
+        let names = series.names()?;
+        let mark = dir.join(MARK);
+        if !mark.exists() {
+            if let Some(name) = names.iter().find(|name| name.parse::<u64>().is_ok()) {
+                let what = "not of periodic checkpoints, which would remove it some day: give them a directory of their own";
+                return Err(ImageError::Invalid { path: dir.join(name), what: what.into() }.into());
+            }
+            fs::File::create(&mark).map_err(at(&mark, "create"))?;
+        }
+        for name in names {
+            let of_number =
+                |rest: &str| name.strip_suffix(rest).is_some_and(|number| number.parse::<u64>().is_ok());
             let unfinished = name.split_once(".rewake-").is_some_and(|(number, pid)| {
-                number.parse::<u64>().is_ok() && !Path::new("/proc").join(pid).exists()
+                let ours = number.parse::<u64>().is_ok() && pid.parse::<u32>().is_ok();
+                ours && !Path::new("/proc").join(pid).exists()
             });
-            let beheaded = name.parse::<u64>().is_ok() && !path.join(inventory_name()).exists();
-            if unfinished || beheaded {
+            if unfinished || of_number(REMOVED) {
+                let path = dir.join(&name);
                 tracing::info!(path = %path.display(), "removing what an earlier run has left");
                 fs::remove_dir_all(&path).map_err(at(&path, "remove"))?;
             }
@@ -103,12 +121,12 @@ impl Series {
         Ok(())
     }
 
-    /// Without its inventory it is no checkpoint any more, however far the rest gets.
+    /// Without its number it is no checkpoint of the series any more, however far the rest gets.
     fn remove(&self, number: u64) -> Result<()> {
         let path = self.path(number);
-        let inventory = path.join(inventory_name());
-        fs::remove_file(&inventory).map_err(at(&inventory, "remove"))?;
-        fs::remove_dir_all(&path).map_err(at(&path, "remove"))
+        let removed = self.dir.join(format!("{number}{REMOVED}"));
+        fs::rename(&path, &removed).map_err(at(&path, "remove"))?;
+        fs::remove_dir_all(&removed).map_err(at(&removed, "remove"))
     }
 
     /// Makes it what a pre-dump leaves: memory, and nothing that could be restored.
@@ -241,14 +259,26 @@ mod tests {
         let series = Series::open(dir.path()).unwrap();
         make(&series, 7, None);
         let living = format!("9.rewake-{}", std::process::id());
-        for name in ["8", "8.rewake-4194305", living.as_str(), "notes"] {
+        for name in ["8.rewake-removed", "8.rewake-4194305", living.as_str(), "notes", "1.rewake-x"] {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("pages-1.img"), "part").unwrap();
         }
         let series = Series::open(dir.path()).unwrap();
         let mut names = series.names().unwrap();
         names.sort();
-        assert_eq!(names, ["7", living.as_str(), "notes"]);
+        assert_eq!(names, [MARK, "1.rewake-x", "7", living.as_str(), "notes"]);
         assert_eq!(series.next().unwrap(), 8);
+    }
+
+    #[test]
+    fn numbered_directories_of_others_are_refused_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("2024")).unwrap();
+        fs::write(dir.path().join("2024/photo"), "mine").unwrap();
+        let error = Series::open(dir.path()).unwrap_err();
+        let error = std::error::Error::source(&error).unwrap().to_string();
+        assert!(error.contains("2024") && error.contains("a directory of their own"), "{error}");
+        assert_eq!(fs::read_to_string(dir.path().join("2024/photo")).unwrap(), "mine");
+        assert!(!dir.path().join(MARK).exists());
     }
 }
