@@ -1,6 +1,7 @@
 //! Carrying out a plan.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
@@ -29,6 +30,7 @@ use crate::{aspace, fetch, memory, state, threads, verify};
 /// Whatever was created by then is gone.
 pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> Result<RestoreReport> {
     let begun = Instant::now();
+    let room = DescriptorRoom::make(plan)?;
     let checking = Instant::now();
     let files_checked = verify::files(plan, checkpoint, options)?;
     let checking = checking.elapsed();
@@ -36,7 +38,6 @@ pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> 
     let tc = tc.ok_or_else(|| {
         RestoreError::inconsistent("the first core image", "it says nothing of the process")
     })?;
-    let room = DescriptorRoom::make(plan)?;
     let floor = floor(plan)?;
     let files = objects::open(plan, checkpoint, floor)?;
     let pages = files.pages;
@@ -114,7 +115,10 @@ fn rebuild(
     group.release(if stopped { Release::Stop } else { Release::Resume }).map_err(RestoreError::tracee(pid))
 }
 
-/// A higher limit of descriptors while files are handed over.
+/// Room for descriptors while files are handed over: a higher limit, and a table that need not grow.
+///
+/// Growing it while several threads use it costs many milliseconds each time, as the kernel waits until no processor
+/// looks at the old one any more: so before there are any.
 #[derive(Debug)]
 struct DescriptorRoom(Option<(u64, u64)>);
 
@@ -124,11 +128,17 @@ impl DescriptorRoom {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed())?;
         let highest = plan.descriptors.iter().map(|fd| u64::from(fd.fd)).max().unwrap_or(0);
         let needed = highest + 2 * plan.task.files.len() as u64 + 64;
-        if needed <= soft {
-            return Ok(Self(None));
+        let room = if needed <= soft {
+            Self(None)
+        } else {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed())?;
+            Self(Some((soft, hard)))
+        };
+        if let (Ok(last), Ok(any)) = (RawFd::try_from(needed.min(hard).saturating_sub(1)), File::open("/")) {
+            // Only makes what follows faster.
+            let _ = sys::dup_above(any.as_fd(), last);
         }
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed())?;
-        Ok(Self(Some((soft, hard))))
+        Ok(room)
     }
 }
 
@@ -217,9 +227,8 @@ impl Stub {
         let stub = Self { pid, kept: false };
         drop(tell);
         let mut byte = [0];
-        let read = std::fs::File::from(ready)
-            .read(&mut byte)
-            .map_err(RestoreError::file("a pipe to the stub", "read"))?;
+        let read =
+            File::from(ready).read(&mut byte).map_err(RestoreError::file("a pipe to the stub", "read"))?;
         if read == 0 { Err(stub.failure()) } else { Ok(stub) }
     }
 
