@@ -84,7 +84,7 @@ fn empty_tls(entry_number: u32) -> UserDescT {
 /// computed its remaining time (ERESTART_RESTARTBLOCK) makes the call with its original arguments.
 fn registers(regs: &Regs) -> UserX86RegsEntry {
     let (mut ax, mut ip) = (regs.ax, regs.ip);
-    if restarts(regs) {
+    if interrupted(regs).is_some() {
         const SYSCALL_LEN: u64 = 2;
         ax = regs.orig_ax;
         ip = regs.ip.wrapping_sub(SYSCALL_LEN);
@@ -121,15 +121,17 @@ fn registers(regs: &Regs) -> UserX86RegsEntry {
     }
 }
 
-/// Whether the thread was in a system call that goes on after an interruption. Kernel: include/linux/errno.h.
-fn restarts(regs: &Regs) -> bool {
-    const ERESTARTSYS: i64 = 512;
-    const ERESTARTNOINTR: i64 = 513;
-    const ERESTARTNOHAND: i64 = 514;
-    const ERESTART_RESTARTBLOCK: i64 = 516;
+/// How the system call goes on that the thread was in when it was interrupted. Kernel: include/linux/errno.h.
+pub(crate) fn interrupted(regs: &Regs) -> Option<u32> {
+    const ERESTARTSYS: u32 = 512;
+    const ERESTARTNOINTR: u32 = 513;
+    const ERESTARTNOHAND: u32 = 514;
+    const ERESTART_RESTARTBLOCK: u32 = 516;
     let in_call = regs.orig_ax.cast_signed() >= 0;
-    let result = regs.ax.cast_signed().wrapping_neg();
-    in_call && matches!(result, ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK)
+    let result = u32::try_from(regs.ax.cast_signed().wrapping_neg()).ok();
+    result.filter(|code| {
+        in_call && matches!(*code, ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK)
+    })
 }
 
 fn thread_core(

@@ -3,10 +3,11 @@
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use rewake_images::extra::{OptionExtra, PolicyExtra, ThreadExtra};
+use rewake_tracee::Tracee;
 
 use crate::error::{DumpError, Result};
 use crate::sys::SchedAttr;
-use crate::{proc, sys};
+use crate::{core, proc, sys};
 
 /// Which kinds of memory go into a core dump; kernels can be built without core dumps.
 pub(crate) fn coredump_filter(pid: Pid) -> Result<Option<u32>> {
@@ -19,13 +20,14 @@ pub(crate) fn coredump_filter(pid: Pid) -> Result<Option<u32>> {
 
 /// What is particular to a thread, `None` if nothing is.
 pub(crate) fn thread(
-    tid: Pid,
+    thread: &Tracee,
     sched: &SchedAttr,
     cpus: usize,
     options: Vec<OptionExtra>,
     memory_policy: Option<PolicyExtra>,
 ) -> Result<Option<ThreadExtra>> {
     const RESET_ON_FORK: u64 = 1;
+    let tid = thread.tid();
     let call = |name| DumpError::call(tid, name, "the thread");
     let set = sched_getaffinity(tid).map_err(call("sched_getaffinity"))?;
     let extra = ThreadExtra {
@@ -35,6 +37,7 @@ pub(crate) fn thread(
         reset_on_fork: sched.flags & RESET_ON_FORK != 0,
         options,
         memory_policy,
+        interrupted: core::interrupted(thread.saved_regs()),
     };
     let plain = ThreadExtra { tid: extra.tid, ..Default::default() };
     Ok((extra != plain).then_some(extra))

@@ -263,7 +263,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
         let sched = sys::sched_getattr(tid).map_err(DumpError::call(tid, "sched_getattr", "the thread"))?;
         task.cores.push((tid, core::survey(&process, thread, state, &leader, &sched)?));
         task.extra.threads.extend(extra::thread(
-            tid,
+            thread,
             &sched,
             cpus,
             options(state, &leader),

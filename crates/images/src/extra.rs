@@ -58,9 +58,13 @@ pub struct ThreadExtra {
     /// Where its memory comes from, if that was set.
     #[prost(message, optional, tag = "6")]
     pub memory_policy: Option<PolicyExtra>,
+    /// It was interrupted in a system call, which its registers stand right before: the kernel's code for how that goes on, 512
+    /// (ERESTARTSYS) to 516, of include/linux/errno.h. It says what a signal does that comes before the call is made again.
+    #[prost(uint32, optional, tag = "7")]
+    pub interrupted: Option<u32>,
 }
 
-/// Which nodes memory comes from. set_mempolicy(2).
+/// Which nodes memory comes from. set_mempolicy(2), mbind(2).
 #[derive(Clone, PartialEq, Message)]
 pub struct PolicyExtra {
     /// MPOL_* with its flags.

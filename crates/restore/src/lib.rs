@@ -17,6 +17,7 @@ mod creds;
 mod error;
 mod fetch;
 mod fpu;
+mod interrupted;
 mod memory;
 mod objects;
 mod options;

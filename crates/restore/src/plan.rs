@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use rewake_images::extra::TaskExtra;
+use rewake_images::extra::{TaskExtra, ThreadExtra};
 use rewake_images::proto::{
     CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, MmEntry,
     PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
@@ -87,6 +87,8 @@ pub(crate) struct Task {
     pub(crate) mm: MmEntry,
     pub(crate) fs: FsEntry,
     pub(crate) extra: TaskExtra,
+    /// What `extra` says of threads, by their ids.
+    pub(crate) threads: HashMap<u32, ThreadExtra>,
     /// Boxed: an entry has room for every kind of file, and there may be many thousands.
     pub(crate) files: BTreeMap<u32, Box<FileEntry>>,
     pub(crate) memfds: HashMap<u64, MemfdInodeEntry>,
@@ -200,11 +202,13 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
         let data = checkpoint.read_all_with::<PipeDataEntry>(kind, None)?;
         Ok(data.into_iter().map(|(entry, bytes)| (entry.pipe_id, (entry, bytes))).collect())
     };
+    let mut extra: TaskExtra = checkpoint.read_opt(Kind::TaskExtra, number)?.unwrap_or_default();
     let mut task = Task {
         cores,
         mm,
         fs: checkpoint.read(Kind::Fs, number)?,
-        extra: checkpoint.read_opt(Kind::TaskExtra, number)?.unwrap_or_default(),
+        threads: std::mem::take(&mut extra.threads).into_iter().map(|thread| (thread.tid, thread)).collect(),
+        extra,
         files: files(checkpoint)?,
         memfds: memfds.into_iter().map(|inode| (inode.inode_id, inode)).collect(),
         pipes: queued(Kind::PipesData)?,

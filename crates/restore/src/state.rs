@@ -178,7 +178,7 @@ pub(crate) fn from_outside(plan: &Plan, tc: &TaskCoreEntry) -> Result<()> {
         fs::write(&path, format!("{filter:#x}")).map_err(RestoreError::file(path, "write"))?;
     }
     for (tid, core) in &plan.task.cores {
-        schedule(*tid, core, plan.task.extra.threads.iter().find(|extra| extra.tid == *tid))?;
+        schedule(*tid, core, plan.task.threads.get(tid))?;
     }
     Ok(())
 }

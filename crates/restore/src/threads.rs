@@ -1,7 +1,7 @@
 //! Threads: making them, and what each has for itself.
 
 use nix::unistd::Pid;
-use rewake_images::extra::TaskExtra;
+use rewake_images::extra::ThreadExtra;
 use rewake_images::proto::{CoreEntry, CredsEntry, ThreadCoreEntry, UserX86RegsEntry};
 use rewake_tracee::{Call, FinalState, Regs, Remote};
 use zerocopy::IntoBytes;
@@ -9,6 +9,7 @@ use zerocopy::IntoBytes;
 use crate::creds;
 use crate::error::{RestoreError, Result};
 use crate::fpu;
+use crate::interrupted;
 use crate::plan::Plan;
 use crate::sys::CloneArgs;
 
@@ -101,7 +102,7 @@ pub(crate) fn set_up(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
                 base: remote.data() + data.len() as u64,
             };
             thread_calls(&mut thread, core, own.as_ref())?;
-            settings(&mut thread, &plan.task.extra, *tid)?;
+            settings(&mut thread, plan.task.extra.timer_slack_ns, plan.task.threads.get(tid))?;
             let full = (data.len() + thread.data.len()) as u64 > remote.data_len();
             if full && count > 0 {
                 break;
@@ -171,17 +172,17 @@ fn thread_calls(work: &mut Work, core: &CoreEntry, own: Option<&CredsEntry>) -> 
 }
 
 /// What prctl(2) sets for a thread.
-fn settings(work: &mut Work, extra: &TaskExtra, tid: u32) -> Result<()> {
+fn settings(work: &mut Work, timer_slack_ns: Option<u64>, extra: Option<&ThreadExtra>) -> Result<()> {
     const PR_SET_TSC: u32 = 26;
     const PR_SET_IO_FLUSHER: u32 = 57;
     const PR_MCE_KILL: u32 = 33;
     const PR_MCE_KILL_SET: u64 = 1;
     const PR_SET_TIMERSLACK: u32 = libc::PR_SET_TIMERSLACK.unsigned_abs();
-    if let Some(slack) = extra.timer_slack_ns {
+    if let Some(slack) = timer_slack_ns {
         work.add("prctl(PR_SET_TIMERSLACK)", libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), slack]);
     }
-    let own = || extra.threads.iter().filter(|thread| thread.tid == tid);
-    for policy in own().filter_map(|thread| thread.memory_policy.as_ref()) {
+    let Some(extra) = extra else { return Ok(()) };
+    if let Some(policy) = &extra.memory_policy {
         const BITS: u64 = 64;
         let bytes: Vec<u8> = policy.nodes.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let at = if bytes.is_empty() { 0 } else { work.bytes(&bytes) };
@@ -189,8 +190,7 @@ fn settings(work: &mut Work, extra: &TaskExtra, tid: u32) -> Result<()> {
         let most = if bytes.is_empty() { 0 } else { policy.nodes.len() as u64 * BITS + 1 };
         work.add("set_mempolicy", libc::SYS_set_mempolicy, &[policy.mode.into(), at, most]);
     }
-    let own = own();
-    for setting in own.flat_map(|thread| &thread.options) {
+    for setting in &extra.options {
         let (option, value) = (u64::from(setting.option), setting.value);
         match setting.option {
             PR_SET_TIMERSLACK => work.add("prctl(PR_SET_TIMERSLACK)", libc::SYS_prctl, &[option, value]),
@@ -228,7 +228,14 @@ pub(crate) fn finals(remote: &Remote<'_>, plan: &Plan) -> Result<Vec<(Pid, Final
         let blocked = core.tc.as_ref().map_or(thread.blk_sigset(), |tc| tc.blk_sigset);
         let xstate = fpu::area_of(&info.fpregs, &own)
             .map_err(|what| RestoreError::unsupported(format!("thread {tid}"), what))?;
-        let state = FinalState { regs: registers(&info.gpregs), xstate: Some(xstate), sigmask: blocked };
+        let mut regs = registers(&info.gpregs);
+        let recorded = plan.task.threads.get(tid).and_then(|extra| extra.interrupted);
+        let ip = regs.ip;
+        interrupted::into_call(&mut regs, recorded, || {
+            let mut code = [0; 2];
+            remote.read(ip, &mut code).ok().map(|()| code)
+        });
+        let state = FinalState { regs, xstate: Some(xstate), sigmask: blocked };
         states.push((Pid::from_raw(tid.cast_signed()), state));
     }
     Ok(states)

@@ -60,10 +60,24 @@ impl Program {
     }
 
     fn there_and_back(&mut self) {
+        self.restored_with(|_| {});
+    }
+
+    fn restored_with(&mut self, change: impl FnOnce(&mut RestoreOptions)) {
         let images = self.dir.path().join("images");
         dump(&DumpOptions::new(self.pid, &images)).unwrap_or_else(|e| panic!("dump: {}", chain(&e)));
         self.child.take().unwrap().wait().unwrap();
-        restore(&RestoreOptions::new(&images)).unwrap_or_else(|e| panic!("restore: {}", chain(&e)));
+        let mut options = RestoreOptions::new(&images);
+        change(&mut options);
+        restore(&options).unwrap_or_else(|e| panic!("restore: {}", chain(&e)));
+    }
+
+    /// Waits until its first thread sleeps in the system call.
+    fn wait_call(&self, number: libc::c_long) {
+        let call = format!("{number} ");
+        while !fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap().starts_with(&call) {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -101,6 +115,25 @@ print('verdict', ok, flush=True)
         python.there_and_back();
         kill(python.pid, Signal::SIGUSR1).unwrap();
         python.wait_output("verdict True");
+    }
+}
+
+kernel_test! {
+    /// A program that waits for a signal to end its call must not wait for ever because the signal came before it ran again.
+    fn a_signal_that_comes_before_the_first_step_ends_the_call() {
+        let calls = [("POSIX::pause()", libc::SYS_pause), ("sysread(STDIN, my $text, 1)", libc::SYS_read)];
+        for (call, number) in calls {
+            let script = format!("use POSIX; $| = 1; $SIG{{USR1}} = sub {{ $n++ }}; open(STDIN, '+<', shift); print qq(ready\\n); {call}; print qq(woken $n\\n);");
+            let fifo = tempfile::tempdir().unwrap();
+            let fifo = fifo.path().join("fifo");
+            nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let Some(mut perl) = Program::start("perl", &["-e", &script, fifo.to_str().unwrap()]) else { return };
+            perl.wait_call(number);
+            perl.restored_with(|options| options.leave_stopped = true);
+            kill(perl.pid, Signal::SIGUSR1).unwrap();
+            kill(perl.pid, Signal::SIGCONT).unwrap();
+            perl.wait_output("woken 1");
+        }
     }
 }
 
