@@ -1,6 +1,7 @@
 //! Where messages go.
 
 use std::fs::File;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -58,7 +59,8 @@ pub(crate) fn install(args: &LogArgs, command: &Command) -> anyhow::Result<bool>
             Ok(true)
         }
         None => {
-            builder.with_writer(std::io::stderr).init();
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            builder.without_time().with_ansi(colour).with_writer(std::io::stderr).init();
             Ok(false)
         }
     }

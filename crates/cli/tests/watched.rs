@@ -85,6 +85,20 @@ fn empty(dir: &Path) -> bool {
 }
 
 kernel_test! {
+    fn messages_have_neither_time_nor_colour_in_pipes() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("wipe-on-fork", dir.path()).unwrap();
+        let images = dir.path().join("images");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rewake"));
+        command.args(["dump", "--leave-running", "--snapshot", "-t", &workload.pid().to_string(), "-D"]);
+        let output = command.arg(&images).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.trim_start().starts_with("WARN it has memory that no child gets"), "{said:?}");
+        assert_eq!(verdict(&workload), "PASS");
+    }
+}
+
+kernel_test! {
     fn a_signal_cancels_a_dump_and_the_process_goes_on() {
         for what in ["dump", "pre-dump"] {
             for signal in [Signal::SIGINT, Signal::SIGTERM] {

@@ -222,18 +222,18 @@ fn some_threads(remote: &mut Remote<'_>, tids: &[Pid]) -> Result<Vec<ThreadState
     let mut threads = threads.collect::<Result<Vec<_>>>()?;
     for (state, tid) in threads.iter_mut().zip(tids) {
         if let Some(policy) = &mut state.memory_policy {
-            policy.nodes = policy_nodes(remote, *tid)?;
+            policy.nodes = policy_nodes(remote, *tid, 0, 0)?;
         }
     }
     Ok(threads)
 }
 
-/// The nodes of a thread's memory policy.
-fn policy_nodes(remote: &mut Remote<'_>, tid: Pid) -> Result<Vec<u64>> {
+/// The nodes of a thread's memory policy, or of that of an address. get_mempolicy(2).
+pub(crate) fn policy_nodes(remote: &mut Remote<'_>, tid: Pid, addr: u64, flags: u64) -> Result<Vec<u64>> {
     const MOST_NODES: u64 = 1024;
     const LEN: usize = 128;
     let (mode, nodes) = (remote.data() + THREADS, remote.data() + THREADS + 8);
-    let asked = remote.call_on(tid, libc::SYS_get_mempolicy, &[mode, nodes, MOST_NODES, 0, 0]);
+    let asked = remote.call_on(tid, libc::SYS_get_mempolicy, &[mode, nodes, MOST_NODES, addr, flags]);
     asked.map_err(DumpError::tracee(tid))?;
     let mut bytes = [0; LEN];
     remote.read(nodes, &mut bytes).map_err(DumpError::tracee(tid))?;

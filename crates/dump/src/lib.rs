@@ -26,6 +26,7 @@ mod objects;
 mod options;
 mod parallel;
 mod periodic;
+mod policy;
 mod pre_dump;
 mod preflight;
 mod proc;

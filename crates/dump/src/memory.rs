@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use rewake_images::extra::{AreaExtra, TaskExtra};
+use rewake_images::extra::TaskExtra;
 use rewake_images::pagemap::Compression;
 use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
@@ -330,15 +330,7 @@ fn note_guards(area: &Area, guards: &[std::ops::Range<u64>], extra: &mut TaskExt
         return;
     }
     let words = guards.iter().flat_map(|guard| [guard.start, guard.end]).collect();
-    match extra.areas.iter_mut().find(|known| known.start == area.start) {
-        Some(known) => known.guards = words,
-        None => extra.areas.push(AreaExtra {
-            start: area.start,
-            end: area.end,
-            guards: words,
-            ..Default::default()
-        }),
-    }
+    extra.area_mut(area.start, area.end).guards = words;
 }
 
 /// Adds what of `run` lies behind all others: the list of mappings of a running process can be torn, so that one shows up

@@ -36,6 +36,10 @@ pub(crate) fn refusal(area: &Area) -> Option<Refusal> {
     if flags.intersects(VmFlags::UFFD_MISSING | VmFlags::UFFD_MINOR | VmFlags::UFFD_WP) {
         return refuse("memory under userfaultfd cannot be dumped yet");
     }
+    if area.path.as_ref().is_some_and(|path| path.as_os_str().as_encoded_bytes().starts_with(b"/[aio]")) {
+        let reason = "asynchronous input and output (io_setup) cannot be dumped yet".into();
+        return Some(Refusal { reason, remedy: "have the program destroy its contexts (io_destroy)" });
+    }
     // The kernel gives code that can only be run such a key by itself.
     if area.protection_key != 0 && area.prot != Prot::EXEC {
         return refuse("memory with a protection key (pkey_mprotect) cannot be dumped yet");
@@ -140,6 +144,7 @@ fn extra(area: &Area) -> AreaExtra {
         lock_on_fault: has(VmFlags::LOCK_ON_FAULT),
         sealed: has(VmFlags::SEALED),
         name: area.anon_name.clone().unwrap_or_default(),
+        memory_policy: None,
     }
 }
 

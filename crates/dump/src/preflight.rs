@@ -166,6 +166,15 @@ fn process(found: &mut Findings, stat: &Stat, status: &Status) -> Result<()> {
             );
         }
     }
+    for (own, of_children) in [("pid", "pid_for_children"), ("time", "time_for_children")] {
+        let links = [own, of_children].map(|ns| proc::link(pid, &format!("ns/{ns}")));
+        if let [Ok(own), Ok(theirs)] = links
+            && own != theirs
+        {
+            let reason = "a namespace for children only cannot be dumped yet";
+            found.add(&format!("{of_children} namespace"), refuse(reason, "none but to do without it"));
+        }
+    }
     if status.seccomp != 0 {
         found
             .add("seccomp", refuse("seccomp filters cannot be dumped yet", "start the program without them"));

@@ -117,6 +117,8 @@ pub(crate) struct Status {
     pub(crate) caps: [u64; 5],
     pub(crate) no_new_privs: bool,
     pub(crate) seccomp: u32,
+    /// Memory it has locked, in KiB.
+    pub(crate) locked_kib: u64,
 }
 
 impl Status {
@@ -153,6 +155,7 @@ impl Status {
                 cap("CapAmb").unwrap_or(0),
             ],
             no_new_privs: field("NoNewPrivs").is_some_and(|v| v == "1"),
+            locked_kib: field("VmLck").and_then(|v| v.split(' ').next()?.parse().ok()).unwrap_or(0),
             seccomp: field("Seccomp").and_then(|v| v.parse().ok()).unwrap_or(0),
         })
     }

@@ -21,7 +21,7 @@ use crate::preflight::{self, Pipes, Running};
 use crate::proc::{self, Stat, Status};
 use crate::snapshot::{self, Snapshot};
 use crate::tracking::Tracking;
-use crate::{asked, extra, mm, parallel, sys, write};
+use crate::{asked, extra, mm, parallel, policy, sys, write};
 
 /// A process as it is written down.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
         }
     }
 
+    tell_of_control_groups(pid);
     let freezing = Instant::now();
     // Dropped after the group: it stops the process once more, to have it forget the copy.
     let snapshot;
@@ -143,6 +144,14 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     report.total = begun.elapsed();
     finished(options, &report)?;
     Ok(report)
+}
+
+/// Control groups are not restored, which matters if they are not those of whoever restores.
+fn tell_of_control_groups(pid: Pid) {
+    let groups = |of: &str| std::fs::read_to_string(format!("/proc/{of}/cgroup")).unwrap_or_default();
+    if groups(&pid.to_string()) != groups("self") {
+        tracing::warn!(%pid, "its control groups are not kept: it will be in those of whoever restores it");
+    }
 }
 
 /// Lets go of the process: nothing of it is held any more.
@@ -239,6 +248,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
 
     let timer_ids: Vec<u32> = timers.iter().map(|timer| timer.id).collect();
     let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
+    task.extra.lock_future = extra::lock_future(&remote, status.locked_kib)?;
     let state = asked::process(&mut remote, &timer_ids)?;
     if state.local_descriptors {
         let reason = "segments of its own (modify_ldt) cannot be dumped".to_owned();
@@ -246,6 +256,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
         return Err(refused(pid, "local descriptor table", refusal));
     }
     let thread_states = asked::threads(&mut remote)?;
+    policy::of_areas(&mut remote, areas, &mut task.extra)?;
     // What is mapped into the process for the questions must not be there while its memory is copied.
     // Nor may this thread, and those it makes, remain bound to one CPU.
     remote.finish().map_err(DumpError::tracee(pid))?;
@@ -257,7 +268,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
     task.extra.coredump_filter = extra::coredump_filter(pid)?;
     let process = Process { pid, stat, status, timers, state };
     let leader = thread_states.first().expect("a group has its first thread").clone();
-    let cpus = extra::cpus_present();
+    let usual = extra::Usual::of_this_machine();
     for (thread, state) in group.threads().iter().zip(&thread_states) {
         let tid = thread.tid();
         let sched = sys::sched_getattr(tid).map_err(DumpError::call(tid, "sched_getattr", "the thread"))?;
@@ -265,7 +276,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
         task.extra.threads.extend(extra::thread(
             thread,
             &sched,
-            cpus,
+            usual,
             options(state, &leader),
             state.memory_policy.clone(),
         )?);

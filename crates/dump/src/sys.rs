@@ -64,6 +64,13 @@ pub(crate) struct SchedAttr {
     pub(crate) period: u64,
 }
 
+impl SchedAttr {
+    /// Its policy is SCHED_DEADLINE.
+    pub(crate) fn has_deadline(&self) -> bool {
+        i32::try_from(self.policy) == Ok(SCHED_DEADLINE)
+    }
+}
+
 const SCHED_ATTR_SIZE: u32 = 48;
 const _: () = assert!(size_of::<SchedAttr>() == 48);
 

@@ -23,6 +23,9 @@ pub struct TaskExtra {
     /// Settings of the address space that are not the default: PR_SET_MDWE, PR_SET_MEMORY_MERGE.
     #[prost(message, repeated, tag = "5")]
     pub options: Vec<OptionExtra>,
+    /// What it maps from now on is locked: MCL_FUTURE and MCL_ONFAULT of mlockall(2), 0 for neither.
+    #[prost(uint32, tag = "6")]
+    pub lock_future: u32,
 }
 
 /// A setting of prctl(2).
@@ -62,6 +65,26 @@ pub struct ThreadExtra {
     /// (ERESTARTSYS) to 516, of include/linux/errno.h. It says what a signal does that comes before the call is made again.
     #[prost(uint32, optional, tag = "7")]
     pub interrupted: Option<u32>,
+    /// Times of its scheduling policy, if it has any of its own.
+    #[prost(message, optional, tag = "8")]
+    pub sched_times: Option<SchedTimesExtra>,
+}
+
+/// Times of a scheduling policy in nanoseconds. sched_setattr(2).
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SchedTimesExtra {
+    /// What it may run in a period; of policies without deadline, the slice it asks for.
+    #[prost(uint64, tag = "1")]
+    pub runtime: u64,
+    /// By when it has to have run, from the beginning of a period.
+    #[prost(uint64, tag = "2")]
+    pub deadline: u64,
+    /// Length of a period.
+    #[prost(uint64, tag = "3")]
+    pub period: u64,
+    /// SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN.
+    #[prost(uint64, tag = "4")]
+    pub flags: u64,
 }
 
 /// Which nodes memory comes from. set_mempolicy(2), mbind(2).
@@ -97,11 +120,26 @@ pub struct AreaExtra {
     /// Name given with prctl(PR_SET_VMA_ANON_NAME), empty for none.
     #[prost(bytes = "vec", tag = "7")]
     pub name: Vec<u8>,
+    /// Which nodes it comes from, if that was set: mbind(2).
+    #[prost(message, optional, tag = "8")]
+    pub memory_policy: Option<PolicyExtra>,
 }
 
 impl Name for TaskExtra {
     const NAME: &'static str = "rewake_task_entry";
     const PACKAGE: &'static str = "";
+}
+
+impl TaskExtra {
+    /// What there is to say of the mapping from `start` to `end`.
+    pub fn area_mut(&mut self, start: u64, end: u64) -> &mut AreaExtra {
+        let known = self.areas.iter().position(|area| area.start == start);
+        let at = known.unwrap_or_else(|| {
+            self.areas.push(AreaExtra { start, end, ..Default::default() });
+            self.areas.len() - 1
+        });
+        self.areas.get_mut(at).expect("found or made above")
+    }
 }
 
 impl AreaExtra {

@@ -94,6 +94,7 @@ fn rebuild(
     let floor = u64::from(numbers.floor.unsigned_abs());
     table.add("close_range", "what the stub had", Call::new(libc::SYS_close_range, &[floor, last, 0]));
     table.run(&mut remote)?;
+    state::login(&mut remote, plan, tc)?;
     state::sigactions(&mut remote, plan, tc)?;
     threads::create(&mut remote, plan)?;
     state::limits(&mut remote, plan, tc)?;

@@ -15,6 +15,7 @@ use crate::error::{RestoreError, Result};
 use crate::objects::{MappedAs, mapped_as};
 use crate::plan::{Plan, TASK_SIZE, status};
 use crate::remote::{Object, Table};
+use crate::threads::policy_nodes;
 
 /// The kernel's own areas of the stub: clock data and code.
 #[derive(Debug)]
@@ -138,6 +139,7 @@ pub(crate) fn map(
         | libc::MAP_GROWSDOWN
         | libc::MAP_NORESERVE;
     let mut table = Table::new(plan.pid);
+    let extras = extras(plan);
     for vma in ordinary(&plan.task.mm) {
         let object = || Object::from(vma.start..vma.end);
         let mut flags = vma.flags & KEPT.unsigned_abs();
@@ -160,6 +162,13 @@ pub(crate) fn map(
         let fd = fd.map_or(u64::MAX, |&fd| u64::from(fd.unsigned_abs()));
         let args = [vma.start, vma.end - vma.start, vma.prot.into(), flags.into(), fd, vma.pgoff];
         table.add("mmap", object(), Call::new(libc::SYS_mmap, &args));
+        // Before there are pages.
+        if let Some(policy) = extras.get(&vma.start).and_then(|extra| extra.memory_policy.as_ref()) {
+            let (nodes, most) = policy_nodes(policy);
+            let at = if nodes.is_empty() { 0 } else { remote.data() + table.bytes(&nodes) };
+            let args = [vma.start, vma.end - vma.start, policy.mode.into(), at, most, 0];
+            table.add("mbind", object(), Call::new(libc::SYS_mbind, &args));
+        }
     }
     table.run(remote)
 }
@@ -175,8 +184,7 @@ pub(crate) fn advise(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
     const PR_SET_VMA: u64 = 0x5356_4d41;
     const MLOCK_ONFAULT: u64 = 1;
     let mut table = Table::new(plan.pid);
-    let extras: HashMap<u64, &AreaExtra> =
-        plan.task.extra.areas.iter().map(|extra| (extra.start, extra)).collect();
+    let extras = extras(plan);
     for vma in ordinary(&plan.task.mm) {
         let (start, len) = (vma.start, vma.end - vma.start);
         let object = || start..vma.end;
@@ -211,7 +219,17 @@ pub(crate) fn advise(remote: &mut Remote<'_>, plan: &Plan) -> Result<()> {
             table.add("mlock2", object(), Call::new(libc::SYS_mlock2, &[start, len, flags]));
         }
     }
+    let lock_future = plan.task.extra.lock_future;
+    if lock_future != 0 {
+        // Nothing more is mapped, and later it may lack the privilege.
+        table.add("mlockall", "what will be mapped", Call::new(libc::SYS_mlockall, &[lock_future.into()]));
+    }
     table.run(remote)
+}
+
+/// What is said of areas, by their first address.
+fn extras(plan: &Plan) -> HashMap<u64, &AreaExtra> {
+    plan.task.extra.areas.iter().map(|extra| (extra.start, extra)).collect()
 }
 
 /// Seals areas: the very last thing done to them.

@@ -160,6 +160,33 @@ pub(crate) fn settings(remote: &mut Remote<'_>, plan: &Plan, tc: &TaskCoreEntry)
     table.run(remote)
 }
 
+/// Who logged in. Only the process itself may change that, and not every one: it is said if it may not.
+pub(crate) fn login(remote: &mut Remote<'_>, plan: &Plan, tc: &TaskCoreEntry) -> Result<()> {
+    let Some(wanted) = tc.loginuid.map(|id| id.to_string()) else { return Ok(()) };
+    let inherited = fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
+    if inherited.trim() == wanted {
+        return Ok(());
+    }
+    const PATH: &[u8] = b"/proc/self/loginuid\0";
+    let (path, text) = (remote.data(), remote.data() + 64);
+    remote.write(path, PATH).map_err(RestoreError::tracee(plan.pid))?;
+    remote.write(text, wanted.as_bytes()).map_err(RestoreError::tracee(plan.pid))?;
+    let here = i64::from(libc::AT_FDCWD).cast_unsigned();
+    let flags = u64::from((libc::O_WRONLY | libc::O_CLOEXEC).unsigned_abs());
+    let written = remote.call(libc::SYS_openat, &[here, path, flags]).and_then(|fd| {
+        let written = remote.call(libc::SYS_write, &[fd, text, wanted.len() as u64]);
+        remote.call(libc::SYS_close, &[fd]).and(written)
+    });
+    match written {
+        Ok(_) => Ok(()),
+        Err(rewake_tracee::TraceeError::Remote { source, .. }) => {
+            tracing::warn!(pid = plan.pid, wanted, error = %source, "its login id cannot be set; ours stays");
+            Ok(())
+        }
+        Err(error) => Err(RestoreError::Tracee { pid: plan.pid, source: error }),
+    }
+}
+
 /// Registrations of membarrier(2): the bits are those of the commands to register.
 fn membarrier(table: &mut Table, mask: u32) {
     for command in (0..32).map(|bit| 1_u64 << bit).filter(|command| u64::from(mask) & command != 0) {
@@ -197,12 +224,17 @@ fn schedule(tid: u32, core: &CoreEntry, extra: Option<&ThreadExtra>) -> Result<(
     const RESET_ON_FORK: u64 = 1;
     let object = || format!("thread {tid}");
     let raw = tid.cast_signed();
+    let times = extra.and_then(|extra| extra.sched_times).unwrap_or_default();
     if let Some(thread) = &core.thread_core {
         let attr = sys::SchedAttr {
             policy: thread.sched_policy(),
-            flags: if extra.is_some_and(|extra| extra.reset_on_fork) { RESET_ON_FORK } else { 0 },
+            flags: times.flags
+                | if extra.is_some_and(|extra| extra.reset_on_fork) { RESET_ON_FORK } else { 0 },
             nice: thread.sched_nice(),
             priority: thread.sched_prio(),
+            runtime: times.runtime,
+            deadline: times.deadline,
+            period: times.period,
             ..Default::default()
         };
         sys::sched_setattr(raw, attr).map_err(RestoreError::call("sched_setattr", object()))?;

@@ -1,7 +1,7 @@
 //! Threads: making them, and what each has for itself.
 
 use nix::unistd::Pid;
-use rewake_images::extra::ThreadExtra;
+use rewake_images::extra::{PolicyExtra, ThreadExtra};
 use rewake_images::proto::{CoreEntry, CredsEntry, ThreadCoreEntry, UserX86RegsEntry};
 use rewake_tracee::{Call, FinalState, Regs, Remote};
 use zerocopy::IntoBytes;
@@ -183,11 +183,8 @@ fn settings(work: &mut Work, timer_slack_ns: Option<u64>, extra: Option<&ThreadE
     }
     let Some(extra) = extra else { return Ok(()) };
     if let Some(policy) = &extra.memory_policy {
-        const BITS: u64 = 64;
-        let bytes: Vec<u8> = policy.nodes.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let (bytes, most) = policy_nodes(policy);
         let at = if bytes.is_empty() { 0 } else { work.bytes(&bytes) };
-        // The kernel counts one less than it is told.
-        let most = if bytes.is_empty() { 0 } else { policy.nodes.len() as u64 * BITS + 1 };
         work.add("set_mempolicy", libc::SYS_set_mempolicy, &[policy.mode.into(), at, most]);
     }
     for setting in &extra.options {
@@ -206,6 +203,14 @@ fn settings(work: &mut Work, timer_slack_ns: Option<u64>, extra: Option<&ThreadE
         }
     }
     Ok(())
+}
+
+/// The nodes of a memory policy as the kernel takes them, and how many it is told there are: one more than it counts.
+pub(crate) fn policy_nodes(policy: &PolicyExtra) -> (Vec<u8>, u64) {
+    const BITS: u64 = 64;
+    let bytes: Vec<u8> = policy.nodes.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let most = if bytes.is_empty() { 0 } else { policy.nodes.len() as u64 * BITS + 1 };
+    (bytes, most)
 }
 
 fn option(n: libc::c_int) -> u64 {

@@ -60,6 +60,13 @@ pub enum TraceeError {
         /// Directory of the group.
         cgroup: PathBuf,
     },
+    /// A thread has its system calls dispatched to a handler of its own, which remote calls would be as well:
+    /// prctl(PR_SET_SYSCALL_USER_DISPATCH).
+    #[error("thread {tid} handles system calls itself (PR_SET_SYSCALL_USER_DISPATCH)")]
+    UserDispatch {
+        /// The thread.
+        tid: Pid,
+    },
     /// A ptrace(2) request failed.
     #[error("{request} of thread {tid}")]
     Ptrace {

@@ -43,6 +43,8 @@ pub struct ThreadGroup {
     pub(crate) instruction: Option<u64>,
     /// The program ignores SIGTRAP: the trap of a remote call makes the kernel forget that.
     pub(crate) sigtrap_ignored: bool,
+    /// No thread has its system calls dispatched to itself.
+    pub(crate) undispatched: bool,
     /// Seccomp does not judge remote calls, or there is none.
     pub(crate) unfiltered: bool,
     pub(crate) stub: bool,
@@ -105,6 +107,14 @@ impl ThreadGroup {
             }
             self.unfiltered = true;
         }
+        if !self.undispatched {
+            // Kernels before 6.4 do not tell.
+            let dispatches = |tid: &Pid| sys::dispatches(*tid).unwrap_or(false);
+            if let Some(tid) = self.threads.iter().map(Tracee::tid).find(dispatches) {
+                return Err(TraceeError::UserDispatch { tid });
+            }
+            self.undispatched = true;
+        }
         Ok(())
     }
 
@@ -159,7 +169,7 @@ impl ThreadGroup {
     ///
     /// # Errors
     /// Any error of a remote call; [`TraceeError::NoVdso`], [`TraceeError::Not64Bit`], [`TraceeError::Seccomp`],
-    /// [`TraceeError::Frozen`].
+    /// [`TraceeError::Frozen`], [`TraceeError::UserDispatch`].
     pub fn remote(&mut self) -> Result<Remote<'_>> {
         Remote::new(self, None)
     }

@@ -125,6 +125,8 @@ impl Seizing {
             instruction: None,
             sigtrap_ignored: status.sigtrap_ignored,
             unfiltered: self.options & sys::OPT_SUSPEND_SECCOMP != 0,
+            // One of ours that has executed nothing.
+            undispatched: stub,
             stub,
             released: false,
             not_send: PhantomData,

@@ -157,6 +157,26 @@ pub(crate) fn rseq(tid: Pid) -> Result<RseqConfiguration, Errno> {
     Ok(conf)
 }
 
+/// `struct ptrace_sud_config`.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+struct UserDispatch {
+    mode: u64,
+    selector: u64,
+    offset: u64,
+    len: u64,
+}
+
+/// Whether the thread has its system calls dispatched to itself: prctl(PR_SET_SYSCALL_USER_DISPATCH).
+pub(crate) fn dispatches(tid: Pid) -> Result<bool, Errno> {
+    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+    const OFF: u64 = 0;
+    let mut conf = UserDispatch::default();
+    let (size, data) = (size_of::<UserDispatch>(), (&raw mut conf).expose_provenance());
+    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, data)?;
+    Ok(conf.mode != OFF)
+}
+
 /// waitpid(2) for this thread alone, whatever made it, until it stops or ends.
 pub(crate) fn wait(tid: Pid) -> Result<i32, Errno> {
     let mut status = 0;

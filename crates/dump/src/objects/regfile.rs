@@ -54,7 +54,11 @@ pub(crate) fn reachable(path: &Path, stat: &FileStat) -> Result<String, Refusal>
         Ok(found) if (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino) => Ok(text.to_owned()),
         Ok(_) => Err(Refusal::new("its path leads to another file now", "move the other file away")),
         Err(nix::errno::Errno::ENOENT) => {
-            Err(Refusal::new("its path no longer exists", "put it back, or have the program close it"))
+            let reason = match path.is_absolute() {
+                true => "its path no longer exists, or never did (queues of mq_open have none)",
+                false => "files that only the kernel can name (namespaces, for one) cannot be dumped yet",
+            };
+            Err(Refusal::new(reason, "put it back, or have the program close it"))
         }
         Err(e) => {
             Err(Refusal::new(format!("its path cannot be followed: {}", e.desc()), "make it accessible"))

@@ -211,3 +211,21 @@ fn a_program_under_seccomp() {
     task.say("alive");
     assert_eq!(task.line(), "alive");
 }
+
+#[test]
+fn a_program_that_handles_system_calls_itself() {
+    // PR_SET_SYSCALL_USER_DISPATCH, with a selector that lets all calls through for now.
+    let mut task = Task::perl(
+        "my $selector = \"\\0\"; my $set = syscall(157, 59, 1, 0, 0, $selector); syswrite STDOUT, \"$set\\n\";
+         sysread STDIN, my $b, 9; syswrite STDOUT, $b; sysread STDIN, $b, 9;",
+    );
+    let set = task.line() == "0";
+    let mut group = ThreadGroup::seize(task.pid()).unwrap();
+    match group.remote().map(drop) {
+        Err(TraceeError::UserDispatch { tid }) => assert_eq!((tid, set), (task.pid(), true)),
+        other => assert!(other.is_ok() && !set, "{other:?}"),
+    }
+    group.release(Release::Resume).unwrap();
+    task.say("alive");
+    assert_eq!(task.line(), "alive");
+}

@@ -107,3 +107,14 @@ pub(crate) fn thread_credentials(stage: &Stage) -> Check {
     ensure_eq!(uids, "501\t0\t503\t0", "of the other thread");
     Ok(())
 }
+
+/// Who logged in, which audit records tell of the process.
+pub(crate) fn login(stage: &Stage) -> Check {
+    const LOGIN: &str = "/proc/self/loginuid";
+    // Built without auditing, or set already and not to be changed, there is nothing to lose.
+    let _ = std::fs::write(LOGIN, "12345");
+    let before = proc::text(LOGIN).unwrap_or_default();
+    stage.freeze()?;
+    ensure_eq!(proc::text(LOGIN).unwrap_or_default(), before, "login id");
+    Ok(())
+}

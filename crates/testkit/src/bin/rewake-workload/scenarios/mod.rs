@@ -7,10 +7,12 @@ mod memfd;
 mod memory;
 mod minimal;
 mod pipe;
+mod placement;
 mod process;
 mod regfile;
 mod registers;
 mod restart;
+mod scheduling;
 mod signal;
 mod threads;
 mod timer;
@@ -54,11 +56,17 @@ pub(crate) const ALL: &[Scenario] = &[
     root("credentials", credentials::credentials),
     root("setuid", credentials::setuid),
     root("thread-credentials", credentials::thread_credentials),
+    root("login", credentials::login),
     any("rlimits", process::rlimits),
-    any("scheduling", process::scheduling),
-    root("real-time", process::real_time),
-    any("affinity", process::affinity),
-    any("memory-policy", process::memory_policy),
+    any("scheduling", scheduling::scheduling),
+    root("real-time", scheduling::real_time),
+    any("affinity", scheduling::affinity),
+    any("slice", scheduling::slice),
+    root("deadline", scheduling::deadline),
+    any("memory-policy", placement::memory_policy),
+    any("area-policy", placement::area_policy),
+    root("lock-future", placement::lock_future),
+    root("lock-future-on-fault", placement::lock_future_on_fault),
     any("attributes", process::attributes_of_task),
     any("personality", process::personality),
     any("extra", process::extra),
