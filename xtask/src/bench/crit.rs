@@ -81,8 +81,12 @@ fn median(runs: usize, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
     times.get(runs / 2).copied().context("no run")
 }
 
-/// Seconds that it takes; `most_memory` in KiB becomes its peak, if that is more.
+/// Seconds that it takes; `most_memory` in KiB becomes its peak, if that is more. The file is new each time: to cut one that the
+/// disk is still busy with takes longer than the tool.
 fn convert(mut command: Command, from: &Path, to: &Path, most_memory: &mut i64) -> Result<f64> {
+    if to.exists() {
+        fs::remove_file(to)?;
+    }
     command.arg("-i").arg(from).arg("-o").arg(to);
     let (time, peak) = timed(&command)?;
     *most_memory = peak.max(*most_memory);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
+use super::batches;
 use super::print::Printer;
 use super::print_payload as payload;
 use super::render;
@@ -35,7 +36,8 @@ impl Style {
     }
 }
 
-/// Writes the image at `path` as JSON, and no newline behind it. Its magic tells the kind. Needs memory for one entry.
+/// Writes the image at `path` as JSON, and no newline behind it. Its magic tells the kind. Needs memory for one entry, and for some batches
+/// of small ones where there are many: several threads print them.
 ///
 /// # Errors
 /// Any error of reading; [`ImageError::UnknownMagic`]; [`ImageError::Invalid`] for an entry that is no message.
@@ -59,7 +61,8 @@ pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
     ImageReader::detect(path, BufReader::with_capacity(64 << 10, file), meta.is_file().then_some(meta.len()))
 }
 
-/// Writes an image as JSON, and no newline behind it. Needs memory for one entry.
+/// Writes an image as JSON, and no newline behind it. Needs memory for one entry, and for some batches
+/// of small ones where there are many: several threads print them.
 ///
 /// # Errors
 /// As [`decode_file`].
@@ -76,28 +79,32 @@ pub fn decode_image<R: Read>(
     };
     let rest = row.rest.and_then(|name| schema.find(name)).unwrap_or(first);
     let mut out = Printer::new(style.pretty);
-    let mut write = |out: &mut Printer, path: &Path| {
-        let written = output.write_all(&out.buf).map_err(ImageError::io(path, "write the JSON of"));
-        out.buf.clear();
-        written
-    };
+    let path = image.path().to_owned();
+    let mut write = |json: &[u8]| output.write_all(json).map_err(ImageError::io(&path, "write the JSON of"));
     out.open(b'{');
     out.key("magic");
     out.string(row.magic_name.as_bytes());
     out.key("entries");
     out.open(b'[');
     let mut entry = Entry::default();
+    let mut alone = row.payload != Payload::None;
     while image.read_entry(&mut entry)? {
         out.element();
         let message = if entry.index == 0 { first } else { rest };
         put_entry(row.payload, message, image.path(), &entry, style, &mut out)?;
         if out.buf.len() >= ENOUGH {
-            write(&mut out, image.path())?;
+            write(&out.buf)?;
+            out.buf.clear();
+            // It is worth threads, then.
+            if !alone {
+                alone = true;
+                batches::put_entries(image, rest, style.pretty, &mut write)?;
+            }
         }
     }
     out.close(b']');
     out.close(b'}');
-    write(&mut out, image.path())
+    write(&out.buf)
 }
 
 fn no_entries(path: &Path) -> ImageError {

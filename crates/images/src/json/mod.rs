@@ -1,5 +1,6 @@
 //! Images as JSON and back, byte for byte as CRIU's `crit` prints it.
 
+mod batches;
 mod chunks;
 mod decode;
 mod descriptors;

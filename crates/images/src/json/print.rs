@@ -13,9 +13,32 @@ pub(super) struct Printer {
     first: bool,
 }
 
+/// A place in the output.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    len: usize,
+    depth: usize,
+    first: bool,
+}
+
 impl Printer {
     pub(super) fn new(pretty: bool) -> Self {
         Self { buf: Vec::new(), pretty, depth: 0, first: true }
+    }
+
+    /// One that goes on with a list inside an object, behind an element.
+    pub(super) fn inside_list(pretty: bool) -> Self {
+        Self { depth: 2, first: false, ..Self::new(pretty) }
+    }
+
+    /// Where it is: what is put from now on can be taken back.
+    pub(super) fn place(&self) -> Place {
+        Place { len: self.buf.len(), depth: self.depth, first: self.first }
+    }
+
+    pub(super) fn go_back_to(&mut self, place: Place) {
+        self.buf.truncate(place.len);
+        (self.depth, self.first) = (place.depth, place.first);
     }
 
     pub(super) fn pretty(&self) -> bool {
@@ -54,16 +77,28 @@ impl Printer {
     /// Before each value of an object. Keys need no escapes.
     pub(super) fn key(&mut self, name: &str) {
         self.element();
-        self.buf.push(b'"');
-        self.buf.extend(name.as_bytes());
-        self.buf.extend(b"\": ");
+        self.plain_string(name);
+        self.buf.extend_from_slice(b": ");
     }
 
     /// As [`Self::key`], of a field.
+    #[inline]
     pub(super) fn field(&mut self, field: &Field) {
-        self.element();
-        self.buf.extend_from_slice(&field.json_key);
-        self.buf.push(b' ');
+        if self.pretty {
+            self.element();
+            field.first_text.put(&mut self.buf);
+        } else {
+            let text = if self.first { &field.first_text } else { &field.next_text };
+            text.put(&mut self.buf);
+            self.first = false;
+        }
+    }
+
+    /// A text that needs no escapes.
+    pub(super) fn plain_string(&mut self, text: &str) {
+        self.buf.push(b'"');
+        self.buf.extend_from_slice(text.as_bytes());
+        self.buf.push(b'"');
     }
 
     pub(super) fn string(&mut self, text: &[u8]) {
@@ -75,13 +110,19 @@ impl Printer {
     }
 
     pub(super) fn number(&mut self, value: i128) {
-        let mut buffer = itoa::Buffer::new();
         // 128 bits only where 64 do not do: they take their time.
-        let digits = match u64::try_from(value) {
-            Ok(value) => buffer.format(value),
-            Err(_) => buffer.format(value),
-        };
-        self.buf.extend_from_slice(digits.as_bytes());
+        match u64::try_from(value) {
+            Ok(value) => self.whole_number(value),
+            Err(_) => self.buf.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn whole_number(&mut self, value: u64) {
+        match u8::try_from(value) {
+            Ok(digit @ 0..=9) => self.buf.push(b'0' + digit),
+            _ => self.buf.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        }
     }
 
     fn line(&mut self) {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::print::Printer;
-use super::schema::{Field, Message, Render, Schema, Type};
+use super::schema::{Field, Int, Message, Render, Schema, Type};
 use super::text;
 use super::wire::{self, Item, MAX_DEPTH, Malformed, Wire};
 
@@ -15,18 +15,33 @@ pub(super) fn fields(
     bytes: &[u8],
     out: &mut Printer,
 ) -> Result<(), Malformed> {
-    Renderer { schema, out, depth: MAX_DEPTH }.fields(message, bytes, false)
+    let place = out.place();
+    let as_they_come = Renderer { schema, out, depth: MAX_DEPTH, sorts: false }.fields(message, bytes, false);
+    if as_they_come.is_err() {
+        out.go_back_to(place);
+        return Renderer { schema, out, depth: MAX_DEPTH, sorts: true }.fields(message, bytes, false);
+    }
+    Ok(())
 }
+
+/// Nothing is wrong with the bytes, but they are not as all tools write them.
+const UNUSUAL: Malformed = Malformed("not in order");
 
 struct Renderer<'p> {
     schema: &'p Schema,
     out: &'p mut Printer,
     depth: usize,
+    /// Fields are put in order first. All tools write them in order, and then they are printed as they come, which is several
+    /// times faster; what is not as usual is an error then.
+    sorts: bool,
 }
 
 impl Renderer<'_> {
     /// `hex`: a field above asks it of all integers.
     fn fields(&mut self, message: &Message, bytes: &[u8], hex: bool) -> Result<(), Malformed> {
+        if !self.sorts {
+            return self.fields_as_they_come(message, bytes, hex);
+        }
         let items = wire::items(self.schema, message, bytes)?;
         for same in items.chunk_by(|a, b| a.field == b.field) {
             let Some(field) = same.first().and_then(|item| message.fields.get(item.field)) else { continue };
@@ -36,6 +51,56 @@ impl Renderer<'_> {
             } else {
                 self.single(field, same, hex)?;
             }
+        }
+        Ok(())
+    }
+
+    fn fields_as_they_come(
+        &mut self,
+        message: &Message,
+        mut bytes: &[u8],
+        hex: bool,
+    ) -> Result<(), Malformed> {
+        let mut least = 0;
+        while let Some((&first, behind)) = bytes.split_first() {
+            let (index, field) = if let Some(found) = message.by_key(first) {
+                bytes = behind;
+                found
+            } else {
+                let (number, wire_type) = wire::key(&mut bytes)?;
+                let Some(found) = message.by_number(number, least) else {
+                    wire::skip(&mut bytes, number, wire_type, MAX_DEPTH)?;
+                    continue;
+                };
+                if wire_type != wire::wire_type_of(found.1.ty) {
+                    return Err(UNUSUAL);
+                }
+                found
+            };
+            if index < least {
+                return Err(UNUSUAL);
+            }
+            least = index + 1;
+            self.out.field(field);
+            if !field.repeated {
+                let value = wire::value(field.ty, &mut bytes)?;
+                self.value(field, value, hex)?;
+                continue;
+            }
+            // The words of an address are shown together.
+            if self.out.pretty() && matches!(field.render, Render::Address) {
+                return Err(UNUSUAL);
+            }
+            self.out.open(b'[');
+            loop {
+                self.out.element();
+                let value = wire::value(field.ty, &mut bytes)?;
+                self.value(field, value, hex)?;
+                if !field.wire_key.take(&mut bytes) {
+                    break;
+                }
+            }
+            self.out.close(b']');
         }
         Ok(())
     }
@@ -99,7 +164,13 @@ impl Renderer<'_> {
             #[expect(clippy::cast_possible_truncation, reason = "so does the encoding: enums have 32 bits")]
             (Type::Enum(index), Wire::Number(bits)) => {
                 let name = self.schema.enumeration(index).name_of((bits as u32).cast_signed());
-                self.out.string(name.unwrap_or_default().as_bytes());
+                // Those without a name are left out, before it comes to here if fields are sorted.
+                self.out.plain_string(name.ok_or(UNUSUAL)?);
+            }
+            (Type::Int(Int::Uint64 | Int::Uint32), Wire::Number(bits)) if !self.out.pretty() => {
+                let value =
+                    if matches!(field.ty, Type::Int(Int::Uint64)) { bits } else { bits & 0xffff_ffff };
+                self.out.whole_number(value);
             }
             (Type::Int(int), Wire::Number(bits)) => {
                 let value = wire::integer(int, bits);
@@ -200,6 +271,61 @@ mod tests {
         assert_eq!(device(0x0080_0001, false), (8, 1));
         assert_eq!(device(0x0801, true), (8, 1));
         assert_eq!(device_value(1, 1 << 20, false), None, "the minor has 20 bits");
+    }
+
+    fn printed(sorts: bool, pretty: bool, message: &Message, bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let mut out = Printer::new(pretty);
+        let schema = Schema::get();
+        Renderer { schema, out: &mut out, depth: MAX_DEPTH, sorts }.fields(message, bytes, false)?;
+        Ok(out.buf)
+    }
+
+    proptest::proptest! {
+        /// What is printed as it comes is what sorting would have made of it.
+        #[test]
+        fn sorted_or_not(
+            name in proptest::sample::select(&["file_entry", "core_entry", "inet_sk_entry", "mm_entry", "unix_sk_entry"][..]),
+            parts in proptest::collection::vec((1_u8..25, proptest::collection::vec(0_u8..12, 0..12)), 0..9),
+            sorted: bool,
+            pretty: bool,
+        ) {
+            let message = Schema::get().find(name).unwrap();
+            let mut parts = parts;
+            if sorted {
+                parts.sort();
+            }
+            let mut bytes = Vec::new();
+            for (number, value) in parts {
+                let Some((_, field)) = message.by_number(number.into(), 0) else { continue };
+                field.wire_key.put(&mut bytes);
+                match wire::wire_type_of(field.ty) {
+                    2 => {
+                        wire::put_varint(value.len() as u64, &mut bytes);
+                        bytes.extend(value);
+                    }
+                    wire_type => wire::put_number(wire_type, value.iter().map(|byte| u64::from(*byte)).sum(), &mut bytes),
+                }
+            }
+            let sorted = printed(true, pretty, message, &bytes);
+            if let Ok(as_it_comes) = printed(false, pretty, message, &bytes) {
+                assert_eq!(sorted, Ok(as_it_comes));
+            }
+        }
+    }
+
+    #[test]
+    fn what_tools_write_is_printed_as_it_comes() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/pipe00-h");
+        for image in std::fs::read_dir(dir).unwrap() {
+            let Ok(mut image) = crate::json::open(&image.unwrap().path()) else { continue };
+            let row = image.kind().info();
+            while let Some(entry) = image.next_entry().unwrap() {
+                let name = row.rest.filter(|_| entry.index > 0).unwrap_or(row.entry);
+                let message = Schema::get().find(name).unwrap();
+                let printed = printed(false, false, message, &entry.message);
+                assert!(printed.is_ok(), "{}: {printed:?}", image.path().display());
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Message {
     pub(super) fields: Vec<Field>,
     /// A bit for each required field, by index.
     pub(super) required: u128,
+    /// The field whose values begin with a byte, as index: for field numbers below 16 the byte tells number and wire type.
+    by_key: Box<[Option<u8>; 128]>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,9 @@ pub(super) struct Field {
     pub(super) name: String,
     /// The name as JSON has it: between quotes, with the colon.
     pub(super) json_key: Vec<u8>,
+    /// As it is printed on one line, at first and behind another field.
+    pub(super) first_text: Padded,
+    pub(super) next_text: Padded,
     /// The first eight bytes of it, the first one lowest, and a mask of those that it has.
     pub(super) key_word: u64,
     pub(super) key_mask: u64,
@@ -69,6 +74,33 @@ pub(super) enum Int {
     Fixed64,
     Sfixed32,
     Sfixed64,
+}
+
+/// A text that is mostly short. To put more bytes than it has and to take back those too many is faster than to put so many as
+/// only the text knows.
+#[derive(Debug)]
+pub(super) struct Padded {
+    start: [u8; 32],
+    text: String,
+}
+
+impl Padded {
+    fn new(text: String) -> Self {
+        let mut start = [0; 32];
+        start.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        Self { start, text }
+    }
+
+    #[inline]
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        if self.text.len() <= self.start.len() {
+            let end = out.len() + self.text.len();
+            out.extend_from_slice(&self.start);
+            out.truncate(end);
+        } else {
+            out.extend_from_slice(self.text.as_bytes());
+        }
+    }
 }
 
 /// What the options of a field ask of the pretty form, and of its reading back. `UnixName` counts in the plain form too.
@@ -113,6 +145,8 @@ impl Field {
         let mask = word.map(|byte| if byte == 0 { 0 } else { 0xff });
         Self {
             wire_key: wire::Short::key(number, wire::wire_type_of(ty)),
+            first_text: Padded::new(format!("\"{name}\": ")),
+            next_text: Padded::new(format!(", \"{name}\": ")),
             number,
             name: name.to_owned(),
             json_key,
@@ -132,7 +166,23 @@ impl Message {
     pub(super) fn new(name: String, fields: Vec<Field>) -> Self {
         let required = fields.iter().enumerate().filter(|(_, field)| field.required);
         let required = required.fold(0, |all, (index, _)| all | 1 << index);
-        Self { name, fields, required }
+        let mut by_key = Box::new([None; 128]);
+        for (index, field) in fields.iter().enumerate() {
+            if let Some(key) = field.wire_key.only_byte()
+                && let Some(room) = by_key.get_mut(usize::from(key))
+            {
+                *room = u8::try_from(index).ok();
+            }
+        }
+        Self { name, fields, required, by_key }
+    }
+
+    /// The field, and its index, of a value that begins with this byte and is not packed; `None` also if one byte does not
+    /// tell.
+    #[inline]
+    pub(super) fn by_key(&self, key: u8) -> Option<(usize, &Field)> {
+        let index = usize::from((*self.by_key.get(usize::from(key))?)?);
+        Some((index, self.fields.get(index)?))
     }
 
     /// The field and its index; looks first at `guess`, for fields mostly come in order.

@@ -9,8 +9,11 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// [`unescape_bytes`] makes them again: paths are bytes.
 pub(super) fn put_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    if text.iter().all(|byte| is_plain(*byte)) {
-        out.extend(text);
+    // All of eight bytes at once, for this is where most time for files goes.
+    let (words, rest) = text.as_chunks::<8>();
+    let all = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & is_plain(*byte));
+    if words.iter().all(|word| all(word)) && all(rest) {
+        out.extend_from_slice(text);
     } else {
         for chunk in text.utf8_chunks() {
             chunk.valid().chars().for_each(|c| put_char(c, out));

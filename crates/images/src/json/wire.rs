@@ -61,10 +61,7 @@ pub(super) fn items_with<'a>(
         let wanted = wire_type_of(field.ty);
         let before = items.len();
         if wire_type == wanted {
-            let value = match wire_type {
-                2 => Wire::Bytes(take_length(&mut bytes)?),
-                _ => Wire::Number(number_of(&mut bytes, wire_type)?),
-            };
+            let value = value(field.ty, &mut bytes)?;
             if matches!(value, Wire::Number(n) if !known(n)) {
                 continue;
             }
@@ -88,6 +85,15 @@ pub(super) fn items_with<'a>(
         items.sort_by_key(|item| item.field);
     }
     Ok(items)
+}
+
+/// Takes the value that comes next, which is not packed; its key has been read.
+#[inline]
+pub(super) fn value<'a>(ty: Type, bytes: &mut &'a [u8]) -> Result<Wire<'a>, Malformed> {
+    Ok(match wire_type_of(ty) {
+        2 => Wire::Bytes(take_length(bytes)?),
+        wire_type => Wire::Number(number_of(bytes, wire_type)?),
+    })
 }
 
 /// The wire type of a value that is not packed.
@@ -186,6 +192,21 @@ impl Short {
         Self::varint(u64::from(number) << 3 | u64::from(wire_type)).expect("35 bits")
     }
 
+    /// The byte it is, if it is one.
+    pub(super) fn only_byte(self) -> Option<u8> {
+        if self.len == 1 { u8::try_from(self.bytes).ok() } else { None }
+    }
+
+    /// Takes these bytes, if they come next.
+    pub(super) fn take(self, bytes: &mut &[u8]) -> bool {
+        let begins = self.bytes.to_le_bytes();
+        let rest = begins.get(..self.len).and_then(|begins| bytes.strip_prefix(begins));
+        if let Some(rest) = rest {
+            *bytes = rest;
+        }
+        rest.is_some()
+    }
+
     #[inline]
     pub(super) fn put(self, out: &mut Vec<u8>) {
         let end = out.len() + self.len;
@@ -215,7 +236,7 @@ pub(super) fn put_number(wire_type: u8, bits: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn key(bytes: &mut &[u8]) -> Result<(u32, u8), Malformed> {
+pub(super) fn key(bytes: &mut &[u8]) -> Result<(u32, u8), Malformed> {
     let key = varint(bytes)?;
     let number = u32::try_from(key >> 3).map_err(|_| Malformed("a field number above 2^29"))?;
     match number {
@@ -224,6 +245,7 @@ fn key(bytes: &mut &[u8]) -> Result<(u32, u8), Malformed> {
     }
 }
 
+#[inline]
 fn number_of(bytes: &mut &[u8], wire_type: u8) -> Result<u64, Malformed> {
     match wire_type {
         1 => take(bytes, 8).map(little_endian),
@@ -236,7 +258,7 @@ fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-fn skip(bytes: &mut &[u8], number: u32, wire_type: u8, depth: usize) -> Result<(), Malformed> {
+pub(super) fn skip(bytes: &mut &[u8], number: u32, wire_type: u8, depth: usize) -> Result<(), Malformed> {
     match wire_type {
         0 | 1 | 5 => number_of(bytes, wire_type).map(drop),
         2 => take_length(bytes).map(drop),
@@ -255,6 +277,7 @@ fn skip(bytes: &mut &[u8], number: u32, wire_type: u8, depth: usize) -> Result<(
     }
 }
 
+#[inline]
 fn take_length<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
     let len = varint(bytes)?;
     take(bytes, usize::try_from(len).unwrap_or(usize::MAX))
@@ -266,7 +289,12 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
     Ok(value)
 }
 
+#[inline]
 fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    if let Some((value, len)) = short_varint(bytes) {
+        *bytes = bytes.get(len..).unwrap_or_default();
+        return Ok(value);
+    }
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or(Malformed("it ends inside a number"))?;
@@ -280,6 +308,24 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
         }
     }
     Err(Malformed("a number of more than 64 bits"))
+}
+
+/// The number that begins `bytes` and its length, if it is one of up to eight bytes and so many are there.
+#[inline]
+fn short_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    const GOES_ON: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let ends = !word & GOES_ON;
+    if ends == 0 {
+        return None;
+    }
+    let bits = ends.trailing_zeros() + 1;
+    let eighths = word & !GOES_ON & (u64::MAX >> (u64::BITS - bits));
+    // Seven bits from each byte: neighbours together, then pairs, then halves.
+    let quarters = (eighths & 0x007f_007f_007f_007f) | (eighths & 0x7f00_7f00_7f00_7f00) >> 1;
+    let halves = (quarters & 0x0000_3fff_0000_3fff) | (quarters & 0x3fff_0000_3fff_0000) >> 2;
+    let value = (halves & 0x0fff_ffff) | (halves & 0x0fff_ffff_0000_0000) >> 4;
+    Some((value, bits as usize / 8))
 }
 
 #[cfg(test)]
@@ -317,6 +363,12 @@ mod tests {
             put_varint(value, &mut ours);
             prost::encoding::encode_varint(value, &mut wanted);
             assert_eq!(ours, wanted, "{value:x}");
+            for behind in [0, 1, 0x80, 0xff] {
+                let padded = [ours.as_slice(), &[behind; 9]].concat();
+                assert_eq!(varint(&mut padded.as_slice()), Ok(value));
+                assert_eq!(short_varint(&padded), (ours.len() <= 8).then_some((value, ours.len())));
+            }
+            assert_eq!(varint(&mut ours.as_slice()), Ok(value), "nothing behind it");
         }
         let (mut ours, mut wanted) = (Vec::new(), Vec::new());
         for number in [1, 15, 16, 2047, 2048, (1 << 29) - 1] {

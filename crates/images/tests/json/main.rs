@@ -13,6 +13,7 @@ use rewake_images::Layout;
 use rewake_images::json::{self, Style};
 use rewake_images::kind::{self, Head};
 
+mod batches;
 mod chunks;
 mod kinds;
 mod shortcuts;

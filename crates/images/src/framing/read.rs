@@ -1,7 +1,7 @@
 //! Head words, magic, and entries with the bytes that follow them.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use prost::{Message, Name};
@@ -31,18 +31,18 @@ const UNSIZED_STEP: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct ImageReader<R> {
     kind: Kind,
-    path: PathBuf,
-    input: R,
+    pub(super) path: PathBuf,
+    pub(super) input: R,
     /// Bytes of the file not yet read: the bound for everything taken from it.
-    left: u64,
+    pub(super) left: u64,
     /// Whether `left` is known. A pipe ends when it ends; nothing is then allocated before it has come.
-    sized: bool,
-    offset: u64,
-    index: u64,
+    pub(super) sized: bool,
+    pub(super) offset: u64,
+    pub(super) index: u64,
     layout: Layout,
     /// Ghost files: whether framed chunks follow the first entry.
     ghost_chunks: bool,
-    done: bool,
+    pub(super) done: bool,
 }
 
 impl ImageReader<BufReader<File>> {
@@ -307,12 +307,12 @@ impl<R: Read> ImageReader<R> {
         Err(self.truncated(needed, self.left))
     }
 
-    fn truncated(&self, needed: u64, left: u64) -> ImageError {
+    pub(super) fn truncated(&self, needed: u64, left: u64) -> ImageError {
         let (path, entry, offset) = (self.path.clone(), self.index, self.offset);
         ImageError::Truncated { path, entry, offset, needed, left }
     }
 
-    fn advance(&mut self, len: u64) {
+    pub(super) fn advance(&mut self, len: u64) {
         self.left -= len;
         self.offset += len;
     }
@@ -347,96 +347,4 @@ pub fn decode<M: Message + Name + Default>(path: &Path, entry: &Entry) -> Result
 
 pub(crate) fn round_up(value: u64, unit: u64) -> u64 {
     value.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
-}
-
-/// Writes the entries of one image. Nothing is created until the first entry: an array image without entries is absent.
-#[derive(Debug)]
-pub struct ImageWriter<W: Write> {
-    path: PathBuf,
-    output: W,
-}
-
-impl ImageWriter<BufWriter<File>> {
-    /// Creates the image at `path`.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub fn create(kind: Kind, layout: Layout, path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let file = File::create_new(&path).map_err(ImageError::io(&path, "create"))?;
-        Self::new(kind, layout, path, BufWriter::new(file))
-    }
-
-    /// Flushes and syncs.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub fn finish(self) -> Result<()> {
-        let Self { path, output } = self;
-        let file = output.into_inner().map_err(|e| ImageError::io(&path, "write")(e.into_error()))?;
-        drop(file);
-        Ok(())
-    }
-}
-
-impl<W: Write> ImageWriter<W> {
-    /// Starts an image: head word and magic.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub fn new(kind: Kind, layout: Layout, path: impl Into<PathBuf>, output: W) -> Result<Self> {
-        let mut writer = Self { path: path.into(), output };
-        let row = kind.info();
-        match (row.head, layout) {
-            (Head::Common, Layout::V11) => writer.put(&HEAD_COMMON.to_le_bytes())?,
-            (Head::Service, Layout::V11) => writer.put(&HEAD_SERVICE.to_le_bytes())?,
-            (Head::Raw, _) => return Ok(writer),
-            _ => {}
-        }
-        writer.put(&row.magic.to_le_bytes())?;
-        Ok(writer)
-    }
-
-    /// Adds an entry.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub fn push<M: Message>(&mut self, message: &M) -> Result<()> {
-        self.push_with(message, &[])
-    }
-
-    /// Adds an entry and the bytes that follow it.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`]; [`ImageError::Invalid`] for a message of 4 GiB.
-    pub fn push_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<()> {
-        self.push_raw(&message.encode_to_vec(), payload)
-    }
-
-    /// Adds an entry from its encoded bytes, as a reader gave them.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`]; [`ImageError::Invalid`] for a message of 4 GiB.
-    pub fn push_raw(&mut self, message: &[u8], payload: &[u8]) -> Result<()> {
-        let size = u32::try_from(message.len()).map_err(|_| ImageError::Invalid {
-            path: self.path.clone(),
-            what: format!("an entry of {} bytes", message.len()),
-        })?;
-        self.put(&size.to_le_bytes())?;
-        self.put(message)?;
-        self.put(payload)
-    }
-
-    /// The bytes written to, flushed.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub fn into_inner(mut self) -> Result<W> {
-        self.output.flush().map_err(ImageError::io(&self.path, "write"))?;
-        Ok(self.output)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.output.write_all(bytes).map_err(ImageError::io(&self.path, "write"))
-    }
 }
