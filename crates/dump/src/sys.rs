@@ -42,6 +42,19 @@ pub(crate) fn kcmp_file(pid: Pid, a: RawFd, b: RawFd) -> Result<std::cmp::Orderi
     }
 }
 
+/// Whether descriptor `fd` of `pid` is the file that the epoll set behind descriptor `set` watches by that number; `nth` counts files
+/// watched by the same number. kcmp(2), KCMP_EPOLL_TFD.
+pub(crate) fn watches(pid: Pid, set: RawFd, fd: RawFd, nth: u32) -> Result<bool, Errno> {
+    const KCMP_EPOLL_TFD: libc::c_int = 7;
+    let slot = [set.unsigned_abs(), fd.unsigned_abs(), nth];
+    let (raw, fd) = (pid.as_raw(), libc::c_ulong::from(fd.unsigned_abs()));
+    // SAFETY: the pointer is to three words, which the kernel only reads.
+    let order = unsafe {
+        libc::syscall(libc::SYS_kcmp, raw, raw, KCMP_EPOLL_TFD, fd, slot.as_ptr().expose_provenance())
+    };
+    Errno::result(order).map(|order| order == 0)
+}
+
 /// Address and length of the robust futex list of thread `tid`. get_robust_list(2).
 pub(crate) fn robust_list(tid: Pid) -> Result<(u64, u64), Errno> {
     let (mut head, mut len) = (0_u64, 0_u64);

@@ -1,14 +1,40 @@
 //! epoll(7).
 
+use std::collections::HashMap;
+
+use nix::errno::Errno;
 use rewake_images::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry};
 
-use super::{OpenFile, entry};
-use crate::error::Result;
+use super::{OpenFile, Refusal, entry, refused};
+use crate::error::{DumpError, Result};
+use crate::sys;
 
 pub(super) fn survey(file: &OpenFile, id: u32) -> Result<FileEntry> {
     let lines = file.fdinfo_lines().filter(|line| line.starts_with("tfd:"));
     let targets: Option<Vec<_>> = lines.map(parse_target).collect();
     let tfd = targets.ok_or_else(|| file.fdinfo_malformed("tfd"))?;
+    let mut watched: HashMap<u32, u32> = HashMap::new();
+    for target in &tfd {
+        let nth = watched.entry(target.tfd).or_default();
+        let same = sys::watches(file.pid, file.fd, target.tfd.cast_signed(), *nth);
+        *nth += 1;
+        match same {
+            // Built without that, the kernel cannot tell.
+            Ok(true) | Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
+            Ok(false) | Err(Errno::EBADF) => {
+                let reason = format!(
+                    "it watches a file as descriptor {}, which was closed while a duplicate of it is open",
+                    target.tfd
+                );
+                let object = format!("descriptor {} ({})", file.fd, file.link.display());
+                let remedy = "have the program remove a descriptor from the set before it closes that";
+                return Err(refused(file.pid, &object, Refusal { reason, remedy }));
+            }
+            Err(errno) => {
+                return Err(DumpError::call(file.pid, "kcmp", format!("descriptor {}", file.fd))(errno));
+            }
+        }
+    }
     let epfd = EventpollFileEntry { id, flags: file.flags, fown: file.fown, tfd };
     Ok(FileEntry { epfd: Some(epfd.into()), ..entry(FdTypes::Eventpoll, id) })
 }

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::FileStat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use rewake_images::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
 
-use super::{OpenFile, entry};
+use super::{OpenFile, Refusal, entry};
 use crate::sys;
 
 /// An object of shared memory, to be captured once.
@@ -33,6 +34,12 @@ pub(super) fn object(file: OwnedFd, stat: &FileStat, link: &Path, inode_id: u32)
         mode: Some(stat.st_mode),
     };
     SharedObject { inode, file }
+}
+
+/// Why an object cannot be dumped, `None` if it can: the kernel shows one of huge pages under the same name.
+pub(super) fn refusal(file: &OwnedFd) -> Option<Refusal> {
+    let huge = fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == HUGETLBFS_MAGIC);
+    huge.then(|| Refusal::new("hugetlb memory cannot be dumped yet", "close it before the dump"))
 }
 
 pub(super) fn survey(file: &OpenFile, id: u32, inode_id: u32) -> FileEntry {

@@ -54,9 +54,12 @@ pub(crate) fn reachable(path: &Path, stat: &FileStat) -> Result<String, Refusal>
         Ok(found) if (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino) => Ok(text.to_owned()),
         Ok(_) => Err(Refusal::new("its path leads to another file now", "move the other file away")),
         Err(nix::errno::Errno::ENOENT) => {
-            let reason = match path.is_absolute() {
-                true => "its path no longer exists, or never did (queues of mq_open have none)",
-                false => "files that only the kernel can name (namespaces, for one) cannot be dumped yet",
+            let reason = if !path.is_absolute() {
+                "files that only the kernel can name (namespaces, for one) cannot be dumped yet"
+            } else if text.ends_with(" (deleted)") {
+                "this name of it was removed while it has others (hard links)"
+            } else {
+                "its path no longer exists, or never did (queues of mq_open have none)"
             };
             Err(Refusal::new(reason, "put it back, or have the program close it"))
         }

@@ -143,6 +143,7 @@ impl FileTable {
                 regfile::file_entry(regfile::survey(&file, path, id))
             }
             ObjectKind::Memfd => {
+                memfd::refusal(&file.dup).map_or(Ok(()), |refusal| Err(refused(refusal)))?;
                 let inode_id = self
                     .shared_object(&file.dup, &file.stat, &file.link)
                     .map_err(DumpError::call(file.pid, "dup", file.link.display().to_string()))?;

@@ -26,7 +26,7 @@ pub(super) fn create(inode: &MemfdInodeEntry, checkpoint: &Checkpoint) -> Result
     }
     if inode.name == ANONYMOUS {
         let object = anonymous(inode.size)?;
-        let pages = fill(&object, checkpoint, inode.shmid.into())?;
+        let pages = fill(&object, checkpoint, inode.shmid.into(), inode.size)?;
         return Ok((object, pages));
     }
     let call = |name| RestoreError::call(name, format!("memfd {}", inode.name));
@@ -37,7 +37,7 @@ pub(super) fn create(inode: &MemfdInodeEntry, checkpoint: &Checkpoint) -> Result
     let size = i64::try_from(inode.size)
         .map_err(|_| RestoreError::inconsistent("a memfd", "its size is negative"))?;
     nix::unistd::ftruncate(&object, size).map_err(call("ftruncate"))?;
-    let pages = fill(&object, checkpoint, inode.shmid.into())?;
+    let pages = fill(&object, checkpoint, inode.shmid.into(), inode.size)?;
     let (uid, gid) = (nix::unistd::Uid::from_raw(inode.uid), nix::unistd::Gid::from_raw(inode.gid));
     nix::unistd::fchown(&object, Some(uid), Some(gid)).map_err(call("fchown"))?;
     if let Some(mode) = inode.mode {
@@ -65,8 +65,8 @@ pub(super) fn anonymous(size: u64) -> Result<OwnedFd> {
 /// Pages written by one call.
 const PIECE: u64 = 512;
 
-/// Puts back the contents of shared memory `shmid`; gives how many pages there were.
-pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64) -> Result<u64> {
+/// Puts back the contents of shared memory `shmid` of `size` bytes; gives how many pages there were.
+pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64, size: u64) -> Result<u64> {
     if !checkpoint.exists(Kind::PagemapShmem, Some(shmid)) {
         // Never written to.
         return Ok(0);
@@ -76,6 +76,9 @@ pub(super) fn fill(object: &OwnedFd, checkpoint: &Checkpoint, shmid: u64) -> Res
     let mut scratch = Vec::new();
     for piece in store.runs().iter().flat_map(|run| run.pieces(PIECE)) {
         let bytes = store.bytes(&piece, &mut scratch)?;
+        // What lies behind the end in the last page is no part of it, and would make it longer.
+        let left = usize::try_from(size.saturating_sub(piece.vaddr)).unwrap_or(usize::MAX);
+        let bytes = bytes.get(..left).unwrap_or(bytes);
         file.write_all_at(bytes, piece.vaddr)
             .map_err(RestoreError::file(format!("shared memory {shmid}"), "write"))?;
     }

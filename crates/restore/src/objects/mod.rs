@@ -222,8 +222,9 @@ impl OpenFiles {
             *size = (*size).max(end);
         }
         for (shmid, size) in sizes {
-            let object = memfd::anonymous(size.next_multiple_of(PAGE_SIZE))?;
-            self.pages += memfd::fill(&object, checkpoint, shmid)?;
+            let size = size.next_multiple_of(PAGE_SIZE);
+            let object = memfd::anonymous(size)?;
+            self.pages += memfd::fill(&object, checkpoint, shmid, size)?;
             self.objects.insert(OLD_SHARED | shmid, object);
         }
         Ok(())

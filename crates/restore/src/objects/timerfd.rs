@@ -2,10 +2,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::time::{ClockId, clock_gettime};
 use rewake_images::proto::TimerfdEntry;
 
 use crate::error::{RestoreError, Result};
 use crate::sys;
+
+const ABSTIME: u32 = libc::TFD_TIMER_ABSTIME.unsigned_abs();
+const CANCEL_ON_SET: u32 = libc::TFD_TIMER_CANCEL_ON_SET.unsigned_abs();
+const NANOSECONDS: i64 = 1_000_000_000;
 
 pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
     let object = || format!("timerfd {}", entry.id);
@@ -26,10 +31,21 @@ pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
         vsec.map_err(|_| lies())?,
         vnsec.map_err(|_| lies())?,
     ];
-    // The remaining time is relative, however the timer was set, so TFD_TIMER_CANCEL_ON_SET, which is for absolute times,
-    // is lost: the images do not say at what time it would have gone off.
+    // The images have the time left, and not at what time it would have gone off. But one that was set to a point in time follows
+    // the clock when that is set, and may want to be told.
+    let mut times = times;
+    let absolute = entry.settime_flags & ABSTIME != 0;
+    if absolute {
+        let now =
+            clock_gettime(ClockId::from_raw(clock)).map_err(RestoreError::call("clock_gettime", object()))?;
+        let [.., sec, nsec] = &mut times;
+        let total = nsec.saturating_add(now.tv_nsec());
+        *sec = sec.saturating_add(now.tv_sec()).saturating_add(total / NANOSECONDS);
+        *nsec = total % NANOSECONDS;
+    }
     if left != (0, 0) {
-        sys::timerfd_settime(fd.as_fd(), 0, times)
+        let flags = if absolute { entry.settime_flags & (ABSTIME | CANCEL_ON_SET) } else { 0 };
+        sys::timerfd_settime(fd.as_fd(), flags.cast_signed(), times)
             .map_err(RestoreError::call("timerfd_settime", object()))?;
     }
     if entry.ticks > 0 {

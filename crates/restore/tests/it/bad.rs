@@ -9,7 +9,7 @@ use rewake_testkit::{Workload, kernel_test};
 
 use super::{PATIENCE, chain, verdict, wait_state};
 
-fn refused(pid: Pid) -> String {
+pub(crate) fn refused(pid: Pid) -> String {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let error = dump(&DumpOptions::new(pid, &images)).unwrap_err();
@@ -29,27 +29,6 @@ kernel_test! {
         assert!(refused(pid).contains("zombie"), "{}", refused(pid));
         gone.wait().unwrap();
         assert!(refused(pid).contains("No such file"), "{}", refused(pid));
-    }
-}
-
-kernel_test! {
-    fn a_socket_is_refused_by_name_and_the_process_goes_on() {
-        let script = "import socket,time\ns=socket.socket()\ns.bind(('127.0.0.1',0)); s.listen()\nopen('/proc/self/comm','w').write('ready')\ntime.sleep(1000)";
-        let mut command = Command::new("python3");
-        command.args(["-c", script]).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        rewake_testkit::detach(&mut command);
-        let mut child = command.spawn().unwrap();
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        while std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "ready\n" {
-            std::thread::yield_now();
-        }
-        wait_state(pid, 'S');
-        let said = refused(pid);
-        assert!(said.contains("socket:[") && said.contains("descriptor 3"), "{said}");
-        wait_state(pid, 'S');
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }
 

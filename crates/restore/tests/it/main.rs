@@ -8,6 +8,7 @@ mod compressed;
 mod midway;
 mod periodic;
 mod programs;
+mod refused;
 
 use std::path::Path;
 use std::time::Duration;

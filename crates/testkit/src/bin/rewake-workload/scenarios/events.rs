@@ -109,6 +109,11 @@ pub(crate) fn timerfd(stage: &Stage) -> Check {
     let off = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK)?;
     let expired = TimerFd::new(clock, TimerFlags::TFD_NONBLOCK)?;
     expired.set(Expiration::OneShot(TimeSpec::nanoseconds(1)), TimerSetTimeFlags::empty())?;
+    let noticed = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::empty())?;
+    let tomorrow =
+        TimeSpec::from_duration(std::time::SystemTime::UNIX_EPOCH.elapsed()?) + TimeSpec::seconds(86_400);
+    let to_the_point = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    noticed.set(Expiration::OneShot(tomorrow), to_the_point)?;
     let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&expired), nix::poll::PollFlags::POLLIN)];
     ensure_eq!(nix::poll::poll(&mut fds, 10_000_u16)?, 1, "expired before");
     let table = fd::table()?;
@@ -121,6 +126,15 @@ pub(crate) fn timerfd(stage: &Stage) -> Check {
         other => return Err(crate::stage::Failure::new(format!("far off: {other:?}"))),
     };
     ensure!((9_000..=10_000).contains(&left.as_secs()), "far off: {left:?} left");
+    match noticed.get()? {
+        Some(Expiration::OneShot(left)) => {
+            let left = Duration::from(left).as_secs();
+            ensure!((86_000..=86_400).contains(&left), "tomorrow: {left} seconds left");
+        }
+        other => return Err(crate::stage::Failure::new(format!("tomorrow: {other:?}"))),
+    }
+    let flags = fd::info(&noticed, "settime flags")?;
+    ensure_eq!(flags, "03", "flags of the one that notices when the clock is set");
     for _ in 0..3 {
         periodic.wait()?;
     }

@@ -62,6 +62,7 @@ pub(crate) fn memfd(stage: &Stage) -> Check {
     let mut read = [0; 3];
     only_open.read_exact_at(&mut read, 0)?;
     ensure_eq!(read, *b"abc", "contents of the other");
+    ensure_eq!(only_open.metadata()?.len(), 3, "length of the other");
     Ok(())
 }
 

@@ -36,6 +36,14 @@ pub(crate) fn read(fd: impl AsFd, most: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
+/// A field of what /proc shows of a descriptor.
+pub(crate) fn info(fd: impl AsFd, name: &str) -> Result<String, Failure> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    let field = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let field = field.ok_or_else(|| Failure::new(format!("no {name} in fdinfo")))?;
+    Ok(field.trim().to_owned())
+}
+
 /// Where the file stands, `None` if it cannot seek.
 pub(crate) fn position(fd: impl AsFd) -> Option<i64> {
     lseek(fd, 0, Whence::SeekCur).ok()
