@@ -15,7 +15,7 @@ use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{DescriptorTable, FileTable, Glance, LockSearch, Refusal, refused};
+use crate::objects::{DescriptorTable, FileTable, Ghost, Glance, LockSearch, Refusal, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, Running};
 use crate::proc::{self, Stat, Status};
@@ -281,6 +281,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
             state.memory_policy.clone(),
         )?);
     }
+    task.extra.ghosts = files.ghosts.iter().filter_map(Ghost::extra).collect();
     Ok(task)
 }
 

@@ -26,6 +26,31 @@ pub struct TaskExtra {
     /// What it maps from now on is locked: MCL_FUTURE and MCL_ONFAULT of mlockall(2), 0 for neither.
     #[prost(uint32, tag = "6")]
     pub lock_future: u32,
+    /// What is particular to its deleted files.
+    #[prost(message, repeated, tag = "7")]
+    pub ghosts: Vec<GhostExtra>,
+}
+
+/// State of a deleted file that is open.
+#[derive(Clone, PartialEq, Message)]
+pub struct GhostExtra {
+    /// Number of its image.
+    #[prost(uint32, tag = "1")]
+    pub remap_id: u32,
+    /// Its extended attributes, xattr(7), but those that the system gives every file.
+    #[prost(message, repeated, tag = "2")]
+    pub attributes: Vec<AttributeExtra>,
+}
+
+/// An extended attribute of a file. xattr(7).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AttributeExtra {
+    /// Its name, with the prefix.
+    #[prost(bytes = "vec", tag = "1")]
+    pub name: Vec<u8>,
+    /// Its value.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
 }
 
 /// A setting of prctl(2).

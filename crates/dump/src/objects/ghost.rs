@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::stat::FileStat;
+use rewake_images::extra::{AttributeExtra, GhostExtra};
 use rewake_images::proto::{GhostChunkEntry, GhostFileEntry, Timeval};
 use rewake_images::{CheckpointWriter, Kind};
 use rewake_memdump::object_runs;
@@ -19,6 +20,8 @@ pub(crate) struct Ghost {
     pub(crate) entry: GhostFileEntry,
     /// The file, open for reading; `None` if it has no contents (a named pipe, a directory).
     pub(crate) file: Option<File>,
+    /// Its extended attributes.
+    pub(crate) attributes: Vec<AttributeExtra>,
 }
 
 impl Ghost {
@@ -35,13 +38,14 @@ impl Ghost {
             let reason = format!("the file was deleted, and its {size} bytes exceed the limit of {limit}");
             return Err(Refusal::new(reason, "raise --ghost-limit"));
         }
-        if !regular && stat.st_mode & libc::S_IFMT != libc::S_IFIFO {
+        if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFIFO | libc::S_IFDIR) {
             return Err(Refusal::new(
-                "it was deleted and is neither a file nor a named pipe",
+                "it was deleted and is neither a file, a directory nor a named pipe",
                 "close it before the dump",
             ));
         }
-        let reopen = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let reopen = || File::open(&path);
         let failed = |e| {
             Refusal::new(format!("the file was deleted and cannot be read: {e}"), "close it before the dump")
         };
@@ -61,7 +65,15 @@ impl Ghost {
             size: regular.then_some(stat.st_size.unsigned_abs()),
             symlnk_target: None,
         };
-        Ok(Self { remap_id, entry, file: contents })
+        let attributes = attributes(&path).map_err(failed)?;
+        Ok(Self { remap_id, entry, file: contents, attributes })
+    }
+
+    /// What the format has no place for, `None` if there is nothing.
+    pub(crate) fn extra(&self) -> Option<GhostExtra> {
+        let Self { remap_id, attributes, .. } = self;
+        let extra = GhostExtra { remap_id: *remap_id, attributes: attributes.clone() };
+        (!attributes.is_empty()).then_some(extra)
     }
 
     /// Writes its image: a file without holes in one piece if it is small, else in pieces, and never what is a hole.
@@ -103,6 +115,29 @@ impl Ghost {
         }
         Ok(image.finish()?)
     }
+}
+
+/// Extended attributes of the file behind a path, but for the label that a security module gives every file.
+fn attributes(path: &str) -> std::io::Result<Vec<AttributeExtra>> {
+    const LABELS: [&[u8]; 2] = [b"security.selinux", b"security.SMACK64"];
+    // What the kernel limits them to: XATTR_LIST_MAX and XATTR_SIZE_MAX.
+    const MOST: usize = 64 << 10;
+    let mut names = vec![0; MOST];
+    let listed = match rustix::fs::listxattr(path, &mut names) {
+        Ok(listed) => listed,
+        // The file system has none.
+        Err(rustix::io::Errno::NOTSUP) => 0,
+        Err(errno) => return Err(errno.into()),
+    };
+    let names = names.get(..listed).unwrap_or_default().split(|&byte| byte == 0);
+    let kept = names.filter(|name| !name.is_empty() && !LABELS.contains(name));
+    kept.map(|name| {
+        let mut value = vec![0; MOST];
+        let len = rustix::fs::getxattr(path, name, &mut value)?;
+        value.truncate(len);
+        Ok(AttributeExtra { name: name.to_owned(), value })
+    })
+    .collect()
 }
 
 /// Bytes that `st_blocks` counts by, whatever `st_blksize` says, stat(2).

@@ -15,6 +15,7 @@ use nix::sys::stat::FileStat;
 use rewake_images::proto::{FdTypes, FileEntry};
 
 pub(crate) use descriptors::{DescriptorTable, Glance, LockSearch, OpenFile};
+pub(crate) use ghost::Ghost;
 pub(crate) use memfd::SharedObject;
 pub(crate) use pipe::{other_end_is_open, readable};
 pub(crate) use regfile::reachable;

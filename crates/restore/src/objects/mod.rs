@@ -66,8 +66,8 @@ pub(crate) struct OpenFiles {
     /// Those of which the file that they were made with is a descriptor already.
     as_made: HashSet<u64>,
     pipes: HashMap<u32, pipe::Pipe>,
-    /// Deleted files while they have a name.
-    ghosts: HashMap<u32, PathBuf>,
+    /// Deleted files while they are being opened.
+    ghosts: ghost::Ghosts,
     /// Pages of shared memory put back.
     pub(crate) pages: u64,
 }
@@ -77,11 +77,9 @@ pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint, floor: RawFd) -> Result
     let mut open = OpenFiles { floor, ..OpenFiles::default() };
     let outcome = open.all(plan, checkpoint);
     // A ghost has a name only as long as it is being opened.
-    for path in open.ghosts.drain().map(|(_, path)| path) {
-        std::fs::remove_file(&path).map_err(RestoreError::file(&path, "remove"))?;
-    }
+    let removed = open.ghosts.remove();
     open.pipes.clear();
-    outcome.map(|()| open)
+    outcome.and(removed).map(|()| open)
 }
 
 impl OpenFiles {
@@ -89,11 +87,13 @@ impl OpenFiles {
         let task = &plan.task;
         for &remap_id in task.ghosts.keys() {
             let orig = task.ghost_of.iter().find(|(_, remap)| **remap == remap_id).map(|(orig, _)| *orig);
-            let name = orig.and_then(|id| task.files.get(&id)).and_then(|file| file_name(file));
-            let name = name.ok_or_else(|| {
+            let reg = orig.and_then(|id| task.files.get(&id)).and_then(|file| file.reg.as_ref());
+            let reg = reg.ok_or_else(|| {
                 RestoreError::inconsistent(format!("ghost file {remap_id}"), "no file is it")
             })?;
-            self.ghosts.insert(remap_id, ghost::create(name, remap_id, checkpoint)?);
+            let extra = task.extra.ghosts.iter().find(|extra| extra.remap_id == remap_id);
+            let unnamed = reg.flags & OPENED_UNNAMED.unsigned_abs() != 0;
+            self.ghosts.create(ghost::Wanted { name: &reg.name, remap_id, unnamed, extra }, checkpoint)?;
         }
         let mut wanted: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
         wanted.extend(plan.areas.iter().filter_map(|area| area.file));
@@ -148,7 +148,7 @@ impl OpenFiles {
         let empty =
             || RestoreError::inconsistent(format!("file {id}"), "its entry lacks the part of its kind");
         let path_of =
-            |open: &Self, id: u32| -> Option<PathBuf> { open.ghosts.get(task.ghost_of.get(&id)?).cloned() };
+            |open: &Self, id: u32| -> Option<PathBuf> { open.ghosts.path(*task.ghost_of.get(&id)?) };
         match file.r#type() {
             FdTypes::Reg => {
                 let reg = file.reg.as_ref().ok_or_else(empty)?;
@@ -241,10 +241,6 @@ type Parts = (BTreeMap<u32, OwnedFd>, BTreeMap<MappedAs, OwnedFd>, HashMap<u64, 
 
 /// Keeps numbers of old shared memory apart from those of memfds.
 const OLD_SHARED: u64 = 1 << 63;
-
-fn file_name(file: &FileEntry) -> Option<&str> {
-    file.reg.as_ref().map(|reg| reg.name.as_str())
-}
 
 /// Sets who is signalled about input: at the end, since it is mostly the process itself or a thread of it.
 pub(crate) fn set_owners(plan: &Plan, numbers: &HashMap<u32, RawFd>) -> Result<()> {

@@ -3,6 +3,7 @@
 mod churn;
 mod credentials;
 mod events;
+mod ghost;
 mod memfd;
 mod memory;
 mod minimal;
@@ -94,9 +95,11 @@ pub(crate) const ALL: &[Scenario] = &[
     any("directory", regfile::directory),
     any("device", regfile::device),
     any("shared-open-file", regfile::shared_open_file),
-    any("ghost", regfile::ghost),
-    any("ghost-holes", regfile::ghost_holes),
-    any("unnamed", regfile::unnamed),
+    any("ghost", ghost::ghost),
+    any("ghost-holes", ghost::ghost_holes),
+    any("ghost-attributes", ghost::ghost_attributes),
+    any("ghost-directory", ghost::ghost_directory),
+    any("unnamed", ghost::unnamed),
     any("owner", regfile::owner),
     any("pipe", pipe::pipe),
     any("pipe-packets", pipe::pipe_packets),

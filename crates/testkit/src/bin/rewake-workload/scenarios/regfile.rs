@@ -5,7 +5,6 @@ use std::{
     fs::{self, File},
     io::{Seek, SeekFrom, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    time::{Duration, SystemTime},
 };
 
 use nix::errno::Errno;
@@ -184,80 +183,6 @@ pub(crate) fn shared_open_file(stage: &Stage) -> Check {
     Ok(())
 }
 
-/// A file that lost its last name while open and while mapped.
-pub(crate) fn ghost(stage: &Stage) -> Check {
-    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-    let (path, empty) = (stage.path("ghost"), stage.path("empty"));
-    let contents = sys::mem::bytes(77, 3 * 4096 + 100);
-    fs::write(&path, &contents)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
-    // Images hold microseconds.
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_micros(1_234_567_890_123_456);
-    File::options().write(true).open(&path)?.set_modified(changed)?;
-    let mut first = File::options().read(true).write(true).open(&path)?;
-    first.seek(SeekFrom::Start(5000))?;
-    let second = File::open(&path)?;
-    let nothing = File::create(&empty)?;
-    let mapped = sys::mem::Area::map(0, 4, sys::mem::RW, libc::MAP_SHARED, first.as_raw_fd(), 0)
-        .at("map the ghost")?;
-    fs::remove_file(&path)?;
-    fs::remove_file(&empty)?;
-
-    stage.freeze()?;
-
-    ensure!(!path.exists() && !empty.exists(), "the names came back");
-    ensure_eq!(first.stream_position()?, 5000, "offset");
-    let mut read = vec![0; contents.len()];
-    second.read_exact_at(&mut read, 0)?;
-    ensure!(read == contents, "contents differ");
-    let stat = first.metadata()?;
-    ensure_eq!(
-        (stat.nlink(), stat.len(), stat.mode() & 0o7777),
-        (0, contents.len() as u64, 0o640),
-        "metadata"
-    );
-    ensure_eq!(stat.modified()?, changed, "time of the last change");
-    ensure_eq!(nothing.metadata()?.len(), 0, "length of the empty one");
-    ensure_eq!(stat.ino(), second.metadata()?.ino(), "inode of both");
-    mapped.write(0, 0, 0x4242);
-    let mut word = [0; 8];
-    second.read_exact_at(&mut word, 0)?;
-    ensure_eq!(u64::from_ne_bytes(word), 0x4242, "what was written through the mapping");
-    Ok(())
-}
-
-/// A deleted file with holes: they stay holes, and take no room in the checkpoint.
-pub(crate) fn ghost_holes(stage: &Stage) -> Check {
-    use std::os::unix::fs::{FileExt, MetadataExt};
-    const SIZE: u64 = 3 << 30;
-    let path = stage.path("sparse");
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    file.set_len(SIZE)?;
-    let pieces = [(0, 10), (70 << 20, 5000), (SIZE - 100, 100)];
-    for (number, (at, len)) in (0..).zip(pieces) {
-        file.write_all_at(&sys::mem::bytes(number, len), at)?;
-    }
-    file.sync_all()?;
-    let room = file.metadata()?.blocks();
-    fs::remove_file(&path)?;
-
-    stage.freeze()?;
-
-    for (number, (at, len)) in (0..).zip(pieces) {
-        let mut read = vec![0; len];
-        file.read_exact_at(&mut read, at)?;
-        ensure!(read == sys::mem::bytes(number, len), "contents at {at}");
-    }
-    let mut byte = [1];
-    file.read_exact_at(&mut byte, 1 << 30)?;
-    ensure_eq!(byte, [0], "in a hole");
-    file.sync_all()?;
-    let stat = file.metadata()?;
-    ensure_eq!(stat.len(), SIZE, "length");
-    ensure!(stat.blocks() <= room, "{} blocks, {room} before", stat.blocks());
-    Ok(())
-}
-
 /// Who is signalled when there is something to read, and by which signal.
 pub(crate) fn owner(stage: &Stage) -> Check {
     use sys::signal;
@@ -284,18 +209,5 @@ pub(crate) fn owner(stage: &Stage) -> Check {
     nix::unistd::write(&writer, b"x")?;
     let taken = signal::take(signal::bit(number), Some(20_000_000_000))?;
     ensure!(taken.is_some(), "no signal for what was written");
-    Ok(())
-}
-
-/// A file that never had a name.
-pub(crate) fn unnamed(stage: &Stage) -> Check {
-    use std::os::unix::fs::{FileExt, OpenOptionsExt};
-    let file = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(stage.path("."))?;
-    let contents = sys::mem::bytes(78, 9000);
-    file.write_all_at(&contents, 0)?;
-    stage.freeze()?;
-    let mut read = vec![0; contents.len()];
-    file.read_exact_at(&mut read, 0)?;
-    ensure!(read == contents, "contents differ");
     Ok(())
 }
