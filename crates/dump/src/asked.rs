@@ -1,5 +1,7 @@
 //! What only the task itself can tell: one table of system calls for the process, a short one for every thread.
 
+use std::os::fd::RawFd;
+
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use rewake_images::extra::{OptionExtra, PolicyExtra};
@@ -45,6 +47,8 @@ pub(crate) struct ProcessState {
     pub(crate) options: Vec<OptionExtra>,
     /// It has segments of its own: modify_ldt(2).
     pub(crate) local_descriptors: bool,
+    /// One of its threads has children, or traces another process.
+    pub(crate) has_children: bool,
 }
 
 /// Options of prctl(2) that libc has no names for.
@@ -108,6 +112,10 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32]) -> Result<Proc
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MDWE]));
     calls.push(Call::new(libc::SYS_prctl, &[pr::GET_MEMORY_MERGE]));
     calls.push(Call::new(libc::SYS_modify_ldt, &[LDT_READ, base + LDT, 8]));
+    // Leaves everything as it is: those of all threads at once.
+    let any =
+        libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    calls.push(Call::new(libc::SYS_waitid, &[libc::P_ALL.into(), 0, 0, number(any), 0]));
     remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
 
     let mut bytes = vec![0; usize::try_from(POSIX_TIMERS).expect("small")];
@@ -140,6 +148,7 @@ pub(crate) fn process(remote: &mut Remote<'_>, timer_ids: &[u32]) -> Result<Proc
     state.options.extend(changed(pr::SET_MEMORY_MERGE, setting(), 0));
     // How many bytes of it there are. A kernel built without does not know the question.
     state.local_descriptors = setting().is_ok_and(|len| len != 0);
+    state.has_children = setting() != Err(Errno::ECHILD);
     state.posix_timers = posix_timers(remote, timer_ids)?;
     Ok(state)
 }
@@ -167,6 +176,34 @@ fn posix_timers(remote: &mut Remote<'_>, ids: &[u32]) -> Result<Vec<([u64; 4], u
         }
     }
     Ok(timers)
+}
+
+/// Which of `numbers` are open descriptors, each with whether it is closed by execve(2). `count` is how many there are.
+pub(crate) fn descriptors(
+    remote: &mut Remote<'_>,
+    numbers: &[RawFd],
+    count: Option<usize>,
+) -> Result<Vec<(RawFd, bool)>> {
+    const AT_ONCE: usize = 1024;
+    let pid = remote.pid();
+    let mut open = Vec::new();
+    for numbers in numbers.chunks(AT_ONCE) {
+        let get = |fd: &RawFd| Call::new(libc::SYS_fcntl, &[number(*fd), number(libc::F_GETFD)]);
+        let mut calls: Vec<Call> = numbers.iter().map(get).collect();
+        remote.batch(&mut calls).map_err(DumpError::tracee(pid))?;
+        for (&fd, call) in numbers.iter().zip(&calls) {
+            match call.result() {
+                Ok(flags) => open.push((fd, flags & number(libc::FD_CLOEXEC) != 0)),
+                Err(Errno::EBADF) => {}
+                Err(source) => return Err(DumpError::Remote { pid, call: "fcntl(F_GETFD)", source }),
+            }
+        }
+        // The rest of the table is empty.
+        if count.is_some_and(|count| open.len() >= count) {
+            break;
+        }
+    }
+    Ok(open)
 }
 
 /// Asks every thread, all at once.

@@ -6,7 +6,7 @@ use rewake_images::CheckpointWriter;
 
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{LockSearch, shared_of_running};
+use crate::objects::{Search, shared_of_running};
 use crate::options::{DumpOptions, DumpReport};
 use crate::preflight::{self, Running};
 use crate::survey::finished;
@@ -36,7 +36,7 @@ pub(crate) fn pre_dump_with(
         None => areas,
     };
     let areas = || rewake_memdump::areas(pid).map_err(DumpError::capture(pid));
-    let looked = preflight::look(pid, LockSearch::Quick, areas, unmarked)?;
+    let looked = preflight::look(pid, Search::Quick, areas, unmarked)?;
     let Running { areas, .. } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;

@@ -5,13 +5,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use nix::unistd::Pid;
 use rewake_memdump::Area;
 
 use crate::error::{DumpError, Result};
-use crate::objects::{self, DescriptorTable, Glance, LockSearch, ObjectKind, OpenFile, Refusal};
+use crate::objects::{self, DescriptorTable, Glance, ObjectKind, OpenFile, Refusal, Search};
 use crate::proc::{self, Stat, Status};
 use crate::{mm, parallel};
 
@@ -43,7 +44,7 @@ impl fmt::Display for Obstacle {
 /// [`DumpError::Proc`] for a process that is not there or may not be looked at.
 pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
     let maps = || rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source });
-    look(pid, LockSearch::Thorough, maps, |areas| areas).map(|found| found.obstacles)
+    look(pid, Search::Thorough, maps, |areas| areas).map(|found| found.obstacles)
 }
 
 /// What a look at a process found while it ran.
@@ -72,7 +73,7 @@ impl Looked {
 /// As [`preflight`], with mappings read by `areas`, of which `unmarked` takes away what is not the process' own doing.
 pub(crate) fn look(
     pid: Pid,
-    search: LockSearch,
+    search: Search,
     areas: impl FnOnce() -> Result<Vec<Area>> + Send,
     unmarked: impl FnOnce(Vec<Area>) -> Vec<Area>,
 ) -> Result<Looked> {
@@ -86,7 +87,7 @@ pub(crate) fn look(
     let (descriptors, areas) = thread::scope(|scope| -> Result<_> {
         // The kernel takes its time over the mappings; everything else is looked at meanwhile.
         let areas = scope.spawn(areas);
-        process(&mut found, &stat, &status)?;
+        process(&mut found, &stat, &status, search)?;
         let descriptors = descriptors(&mut found, status.fd_size, search)?;
         Ok((descriptors, areas.join().expect("reading mappings does not panic")?))
     })?;
@@ -141,20 +142,28 @@ fn kind_of_process(pid: Pid, stat: &Stat, status: &Status) -> Option<Refusal> {
     None
 }
 
-fn process(found: &mut Findings, stat: &Stat, status: &Status) -> Result<()> {
-    let pid = found.pid;
+/// Children of a process, as obstacles: their pids, from those of its threads that made them.
+pub(crate) fn children(pid: Pid, search: Search) -> Result<Vec<(String, Refusal)>> {
+    let tids = if search == Search::Thorough { list(pid, "task")? } else { vec![pid.as_raw()] };
     let children = |tid: &i32| -> Result<String> {
         Ok(proc::read(pid, &format!("task/{tid}/children")).unwrap_or_default())
     };
-    parallel::in_order(&list(pid, "task")?, children, |children| {
+    let mut found = Vec::new();
+    parallel::in_order(&tids, children, |children| {
         for child in children.split_ascii_whitespace() {
-            found.add(
-                &format!("child {child}"),
-                refuse("process trees cannot be dumped yet", "dump processes without children"),
-            );
+            let refusal = refuse("process trees cannot be dumped yet", "dump processes without children");
+            found.push((format!("child {child}"), refusal));
         }
         Ok(())
     })?;
+    Ok(found)
+}
+
+fn process(found: &mut Findings, stat: &Stat, status: &Status, search: Search) -> Result<()> {
+    let pid = found.pid;
+    for (child, refusal) in children(pid, search)? {
+        found.add(&child, refusal);
+    }
     for ns in ["pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time"] {
         let theirs = proc::link(pid, &format!("ns/{ns}"))?;
         let ours = std::fs::read_link(format!("/proc/self/ns/{ns}")).ok();
@@ -207,15 +216,28 @@ pub(crate) fn list(pid: Pid, dir: &str) -> Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-fn descriptors(found: &mut Findings, size: u32, search: LockSearch) -> Result<Vec<Glance>> {
+/// From so many descriptors on, a dump looks closely only when the process stands.
+const MANY_DESCRIPTORS: usize = 1024;
+
+fn descriptors(found: &mut Findings, size: u32, search: Search) -> Result<Vec<Glance>> {
     let table = DescriptorTable::open(found.pid)?;
+    let open = table.count()?.unwrap_or(usize::MAX);
+    let numbers = table.numbers(size)?;
+    let many = numbers.len().min(open) >= MANY_DESCRIPTORS;
+    let search = if many && search == Search::Quick { Search::Kinds } else { search };
     let mut pipes = Pipes::default();
     let mut seen = Vec::new();
+    let glanced = AtomicUsize::new(0);
     let look = |&fd: &RawFd| -> Result<_> {
-        let glance = table.glance(fd, search)?;
-        Ok(glance.map(|glance| (of_descriptor(&glance), glance)))
+        // The rest of the table is empty.
+        if glanced.load(Ordering::Relaxed) >= open {
+            return Ok(None);
+        }
+        let Some(glance) = table.glance(fd, search)? else { return Ok(None) };
+        glanced.fetch_add(1, Ordering::Relaxed);
+        Ok(Some((of_descriptor(&glance, search), glance)))
     };
-    parallel::in_order(&table.numbers(size)?, look, |glance| {
+    parallel::in_order(&numbers, look, |glance| {
         let Some((kind, glance)) = glance else { return Ok(()) };
         let object = || format!("descriptor {} ({})", glance.fd, glance.link.display());
         for lock in &glance.locks {
@@ -224,7 +246,9 @@ fn descriptors(found: &mut Findings, size: u32, search: LockSearch) -> Result<Ve
         match kind {
             Err(refusal) => found.add(&object(), refusal),
             // Unless it was closed meanwhile.
-            Ok(ObjectKind::Pipe) => table.take(glance.fd, None)?.into_iter().for_each(|file| pipes.add(file)),
+            Ok(ObjectKind::Pipe) => {
+                table.take(glance.fd, false, None)?.into_iter().for_each(|file| pipes.add(file));
+            }
             Ok(_) => {}
         }
         seen.push(glance);
@@ -237,9 +261,12 @@ fn descriptors(found: &mut Findings, size: u32, search: LockSearch) -> Result<Ve
 }
 
 /// What kind of object it leads to, if that can be dumped.
-fn of_descriptor(glance: &Glance) -> Result<ObjectKind, Refusal> {
+fn of_descriptor(glance: &Glance, search: Search) -> Result<ObjectKind, Refusal> {
     let kind = objects::classify(&glance.stat, &glance.link)?;
-    if matches!(kind, ObjectKind::Path | ObjectKind::Fifo) && glance.stat.st_nlink > 0 {
+    if search != Search::Kinds
+        && matches!(kind, ObjectKind::Path | ObjectKind::Fifo)
+        && glance.stat.st_nlink > 0
+    {
         objects::reachable(&glance.link, &glance.stat)?;
     }
     Ok(kind)

@@ -3,11 +3,12 @@
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use rewake_images::CheckpointWriter;
 use rewake_images::extra::{OptionExtra, TaskExtra};
 use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
-use rewake_memdump::{Area, CaptureError, same_mappings};
+use rewake_memdump::{Area, AreaKind, CaptureError, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
 use crate::asked::ThreadState;
@@ -15,7 +16,7 @@ use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{DescriptorTable, FileTable, Ghost, Glance, LockSearch, Refusal, refused};
+use crate::objects::{DescriptorTable, FileTable, Ghost, Glance, Refusal, Search, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, Running};
 use crate::proc::{self, Stat, Status};
@@ -53,7 +54,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let tracking = tracking.unwrap_or(&mut own);
     // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
     let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
-    let looked = preflight::look(pid, LockSearch::Quick, areas, |areas| tracking.unmarked(areas))?;
+    let looked = preflight::look(pid, Search::Quick, areas, |areas| tracking.unmarked(areas))?;
     let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
@@ -93,6 +94,9 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     report.freezing += frozen.duration_since(freezing);
     let stood = report.frozen;
     let areas = tracking.unmarked(settled(pid, areas)?);
+    if let Some(vdso) = areas.iter().find(|area| area.kind == AreaKind::Vdso) {
+        group.set_vdso(vdso.range()).map_err(DumpError::tracee(pid))?;
+    }
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             return Err(refused(pid, &format!("memory {:#x}-{:#x}", area.start, area.end), refusal));
@@ -250,6 +254,9 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
     let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
     task.extra.lock_future = extra::lock_future(&remote, status.locked_kib)?;
     let state = asked::process(&mut remote, &timer_ids)?;
+    if state.has_children {
+        return Err(children(pid)?);
+    }
     if state.local_descriptors {
         let reason = "segments of its own (modify_ldt) cannot be dumped".to_owned();
         let refusal = Refusal { reason, remedy: "none but to do without them" };
@@ -257,11 +264,13 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
     }
     let thread_states = asked::threads(&mut remote)?;
     policy::of_areas(&mut remote, areas, &mut task.extra)?;
+    let table = DescriptorTable::open(pid)?;
+    let open = asked::descriptors(&mut remote, &table.numbers(status.fd_size)?, table.count()?)?;
     // What is mapped into the process for the questions must not be there while its memory is copied.
     // Nor may this thread, and those it makes, remain bound to one CPU.
     remote.finish().map_err(DumpError::tracee(pid))?;
 
-    task.fdinfo = descriptors(pid, status.fd_size, seen, files)?;
+    task.fdinfo = descriptors(pid, &table, &open, seen, files)?;
     task.mm = mm::entry(pid, &stat, &state, exe.id, vmas)?;
     task.extra.timer_slack_ns = Some(state.timer_slack_ns);
     task.extra.options.clone_from(&state.options);
@@ -293,16 +302,32 @@ fn options(thread: &ThreadState, leader: &ThreadState) -> Vec<OptionExtra> {
     own.into_iter().chain(thread.options.iter().copied()).collect()
 }
 
-fn descriptors(pid: Pid, size: u32, seen: &[Glance], files: &mut FileTable) -> Result<Vec<FdinfoEntry>> {
-    let table = DescriptorTable::open(pid)?;
-    let mut entries = Vec::with_capacity(seen.len());
+/// Why a process with children, or one that traces others, cannot be dumped.
+fn children(pid: Pid) -> Result<DumpError> {
+    let found = preflight::children(pid, Search::Thorough)?.into_iter().next();
+    let (object, refusal) = found.unwrap_or_else(|| {
+        let reason = "it traces another process (ptrace), which cannot be dumped".to_owned();
+        ("tracing".to_owned(), Refusal { reason, remedy: "have it detach first" })
+    });
+    Ok(refused(pid, &object, refusal))
+}
+
+/// `open` are the numbers that are open, each with whether it is closed by execve(2).
+fn descriptors(
+    pid: Pid,
+    table: &DescriptorTable,
+    open: &[(RawFd, bool)],
+    seen: &[Glance],
+    files: &mut FileTable,
+) -> Result<Vec<FdinfoEntry>> {
+    let mut entries = Vec::with_capacity(open.len());
     let mut pipes = Pipes::default();
-    let take = |&fd: &RawFd| {
+    let take = |&(fd, close_on_exec): &(RawFd, bool)| -> Result<_> {
         let place = seen.binary_search_by_key(&fd, |glance| glance.fd).ok();
-        table.take(fd, place.and_then(|place| seen.get(place)))
+        let taken = table.take(fd, close_on_exec, place.and_then(|place| seen.get(place)))?;
+        taken.ok_or_else(|| DumpError::call(pid, "pidfd_getfd", format!("descriptor {fd}"))(Errno::EBADF))
     };
-    parallel::in_order(&table.numbers(size)?, take, |file| {
-        let Some(file) = file else { return Ok(()) };
+    parallel::in_order(open, take, |file| {
         if let Some(lock) = file.locks().next() {
             // Taken since preflight looked.
             let object = format!("descriptor {} ({})", file.fd, file.link.display());

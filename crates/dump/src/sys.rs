@@ -135,22 +135,25 @@ pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(ret.unsigned_abs())
 }
 
-/// Whether somebody holds a lock of fcntl(2) on a file, or a lease: `false` is certain.
+/// Whether somebody else holds a lock of fcntl(2) on a file: `false` is certain.
 pub(crate) fn may_be_locked(fd: BorrowedFd<'_>) -> bool {
     let kind = |kind: libc::c_int| libc::c_short::try_from(kind).expect("a small number");
     let [l_type, l_whence] = [libc::F_WRLCK, libc::SEEK_SET].map(kind);
     // The whole file.
     let mut lock = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: the pointer is to a valid struct, which the kernel reads and writes.
-    let asked = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLK, &raw mut lock) });
+    match Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLK, &raw mut lock) }) {
+        Ok(_) => lock.l_type != kind(libc::F_UNLCK),
+        // A descriptor of O_PATH has no locks.
+        Err(errno) => errno != Errno::EBADF,
+    }
+}
+
+/// Whether there is a lease on an open file: `false` is certain. fcntl(2), F_GETLEASE.
+pub(crate) fn may_be_leased(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: takes two numbers.
     let lease = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLEASE) });
-    match (asked, lease) {
-        (Ok(_), Ok(lease)) => lock.l_type != kind(libc::F_UNLCK) || lease != libc::F_UNLCK,
-        // A descriptor of O_PATH has no locks.
-        (Err(Errno::EBADF), _) => false,
-        _ => true,
-    }
+    lease.map_or_else(|errno| errno != Errno::EBADF, |lease| lease != libc::F_UNLCK)
 }
 
 /// Who is signalled when input arrives.

@@ -1,6 +1,7 @@
 //! All threads of one process, stopped.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +17,7 @@ use crate::status::{self, ProcStatus};
 use crate::stop::{Stop, died, wait_stop};
 use crate::sys;
 use crate::tracee::Tracee;
+use crate::vdso;
 
 /// What becomes of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ impl ThreadGroup {
     pub fn seize(pid: Pid) -> Result<Self> {
         check(pid)?;
         let mut seizing = Seizing::new(pid, 0);
-        while seizing.stop(&status::threads(pid)?)? {}
+        // How many there are the kernel tells at once, while listing them takes it a look at each.
+        while seizing.stop(&status::threads(pid)?)? && !seizing.has_all(&ProcStatus::read(pid)?) {}
         seizing.into_group(false)
     }
 
@@ -163,6 +166,15 @@ impl ThreadGroup {
     #[must_use]
     pub fn mem(&self) -> &TaskMem {
         &self.mem
+    }
+
+    /// Says where its vdso is: that takes a look at all mappings, which the caller may have had.
+    ///
+    /// # Errors
+    /// [`TraceeError::NoVdso`] if there is no `syscall` instruction; [`TraceeError::Memory`].
+    pub fn set_vdso(&mut self, vdso: Range<u64>) -> Result<()> {
+        self.instruction = Some(vdso::find_syscall_in(self.pid, &self.mem, vdso)?);
+        Ok(())
     }
 
     /// A way to run system calls in its context. Maps a scratch area where the kernel chooses, at the first use.

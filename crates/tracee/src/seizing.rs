@@ -65,6 +65,11 @@ impl Seizing {
         outcome
     }
 
+    /// Whether a process with that status has no other threads than those that stand.
+    pub(crate) fn has_all(&self, status: &ProcStatus) -> bool {
+        status.threads == self.stopped.len()
+    }
+
     /// Begins to stop a thread. False if it has ended since it was listed.
     fn seize(&mut self, tid: Pid) -> Result<bool> {
         let fewer = self.options & !sys::OPT_SUSPEND_SECCOMP;

@@ -16,6 +16,8 @@ pub(crate) struct ProcStatus {
     pub(crate) seccomp: u32,
     pub(crate) seccomp_filters: u32,
     pub(crate) sigtrap_ignored: bool,
+    /// How many threads it has.
+    pub(crate) threads: usize,
 }
 
 impl ProcStatus {
@@ -48,6 +50,7 @@ impl ProcStatus {
             seccomp: number("Seccomp"),
             seccomp_filters: number("Seccomp_filters"),
             sigtrap_ignored: ignored >> (libc::SIGTRAP - 1) & 1 == 1,
+            threads: field("Threads").and_then(|t| t.parse().ok()).unwrap_or(0),
         }
     }
 }
@@ -71,10 +74,16 @@ mod tests {
 
     #[test]
     fn lines_that_matter() {
-        let text = "Name:\tState: x\nState:\tT (stopped)\nTracerPid:\t7\nVmSize:\t 10 kB\nSigIgn:\t0000000000000010\nSeccomp:\t2\n";
+        let text = "Name:\tState: x\nState:\tT (stopped)\nTracerPid:\t7\nVmSize:\t 10 kB\nSigIgn:\t0000000000000010\nSeccomp:\t2\nThreads:\t3\n";
         let status = ProcStatus::parse(text);
         assert_eq!(status.tracer, Some(Pid::from_raw(7)));
-        assert!(status.seccomp == 2 && status.sigtrap_ignored && !status.zombie && !status.kernel_thread);
+        assert!(
+            status.threads == 3
+                && status.seccomp == 2
+                && status.sigtrap_ignored
+                && !status.zombie
+                && !status.kernel_thread
+        );
         assert!(ProcStatus::parse("State:\tS (sleeping)\n").kernel_thread);
         assert!(ProcStatus::parse("State:\tZ (zombie)\n").zombie);
     }

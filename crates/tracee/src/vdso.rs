@@ -1,5 +1,7 @@
 //! A `syscall` instruction the task has anyway.
 
+use std::ops::Range;
+
 use nix::unistd::Pid;
 
 use crate::arch::SYSCALL;
@@ -11,10 +13,15 @@ pub(crate) fn find_syscall(pid: Pid, mem: &TaskMem) -> Result<u64> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"));
     let maps = maps.map_err(TraceeError::proc(pid, "read", "maps"))?;
     let (start, end) = vdso_range(&maps).ok_or(TraceeError::NoVdso { pid })?;
-    let len = end.checked_sub(start).and_then(|len| usize::try_from(len).ok());
+    find_syscall_in(pid, mem, start..end)
+}
+
+/// As [`find_syscall`], of a process whose vdso is at `vdso`.
+pub(crate) fn find_syscall_in(pid: Pid, mem: &TaskMem, vdso: Range<u64>) -> Result<u64> {
+    let len = vdso.end.checked_sub(vdso.start).and_then(|len| usize::try_from(len).ok());
     let mut code = vec![0; len.ok_or(TraceeError::NoVdso { pid })?];
-    mem.read(start, &mut code)?;
-    find_instruction(&code).map(|at| start + at).ok_or(TraceeError::NoVdso { pid })
+    mem.read(vdso.start, &mut code)?;
+    find_instruction(&code).map(|at| vdso.start + at).ok_or(TraceeError::NoVdso { pid })
 }
 
 fn vdso_range(maps: &str) -> Option<(u64, u64)> {

@@ -1,7 +1,7 @@
 //! The descriptors of a process: which there are, and what each leads to.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -49,16 +49,22 @@ pub(crate) struct OpenFile {
     info: FdInfo,
 }
 
-/// How thoroughly to look for file locks while the process runs. There will be another look when it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LockSearch {
-    /// All of them.
-    Thorough,
-    /// All but those of flock(2), which only the text file of the descriptor tells: it costs as much as everything else.
+/// How thoroughly to look at a process while it runs. There will be another look when it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Search {
+    /// Of many descriptors, only what kind of object each leads to: neither locks, nor whether its path leads there.
+    Kinds,
+    /// Not for locks of flock(2), which only the text file of the descriptor tells: it costs as much as everything
+    /// else. Nor for children of threads but the first.
     Quick,
+    /// For everything.
+    Thorough,
 }
 
 /// The descriptors of a process. Held open, so that none of the many looks at it resolves its path again.
+///
+/// What the kernel tells of an open file is asked of our duplicate where it can be: numbers of ours are used again and
+/// again, while the first look at each of the process' has the kernel make an inode for it.
 #[derive(Debug)]
 pub(crate) struct DescriptorTable {
     pid: Pid,
@@ -67,63 +73,83 @@ pub(crate) struct DescriptorTable {
     dir: File,
     /// /proc/PID/fdinfo
     infos: File,
+    /// As `dir`, of our duplicates.
+    own: File,
+    /// As `infos`, of our duplicates.
+    own_infos: File,
 }
 
 impl DescriptorTable {
     pub(crate) fn open(pid: Pid) -> Result<Self> {
         let pidfd = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
-        let dir = File::open(format!("/proc/{pid}/fd")).map_err(DumpError::proc(pid, "fd"))?;
-        let infos = File::open(format!("/proc/{pid}/fdinfo")).map_err(DumpError::proc(pid, "fdinfo"))?;
-        Ok(Self { pid, pidfd, dir, infos })
+        let open = |pid: Pid, of: String| File::open(format!("/proc/{of}")).map_err(DumpError::proc(pid, of));
+        let theirs = |name| open(pid, format!("{pid}/{name}"));
+        let ours = |name| open(Pid::this(), format!("thread-self/{name}"));
+        let (dir, infos) = (theirs("fd")?, theirs("fdinfo")?);
+        Ok(Self { pid, pidfd, dir, infos, own: ours("fd")?, own_infos: ours("fdinfo")? })
+    }
+
+    /// How many are open, if the kernel tells (Linux 6.2).
+    pub(crate) fn count(&self) -> Result<Option<usize>> {
+        let size = fstat(&self.dir).map_err(DumpError::call(self.pid, "fstat", "fd"))?.st_size;
+        Ok(usize::try_from(size).ok().filter(|&count| count > 0))
     }
 
     /// Numbers that may be open, ascending. `size` is that of the table, FDSize in proc_pid_status(5).
     ///
     /// Listing them has the kernel make an inode for each, which costs more than trying some that are not open.
     pub(crate) fn numbers(&self, size: u32) -> Result<Vec<RawFd>> {
-        const TRIED_FOR_ONE: u32 = 4;
-        const TRIED_ANYWAY: u32 = 256;
-        // How many are open; zero before Linux 6.2.
-        let open = fstat(&self.dir).map_err(DumpError::call(self.pid, "fstat", "fd"))?.st_size;
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
-        let few = open.saturating_mul(TRIED_FOR_ONE).saturating_add(TRIED_ANYWAY);
-        match RawFd::try_from(size) {
-            Ok(end) if open > 0 && size <= few => Ok((0..end).collect()),
+        const TRIED_FOR_ONE: usize = 4;
+        const TRIED_ANYWAY: usize = 256;
+        let few = self.count()?.map(|open| open.saturating_mul(TRIED_FOR_ONE).saturating_add(TRIED_ANYWAY));
+        match (RawFd::try_from(size), usize::try_from(size)) {
+            (Ok(end), Ok(size)) if few.is_some_and(|few| size <= few) => Ok((0..end).collect()),
             _ => list(self.pid, "fd"),
         }
     }
 
     /// What `fd` leads to, without keeping it; `None` if it is not open.
-    pub(crate) fn glance(&self, fd: RawFd, search: LockSearch) -> Result<Option<Glance>> {
+    pub(crate) fn glance(&self, fd: RawFd, search: Search) -> Result<Option<Glance>> {
         let call = |name| DumpError::call(self.pid, name, format!("descriptor {fd}"));
         let Some(dup) = self.duplicate(fd)? else { return Ok(None) };
         let stat = fstat(&dup).map_err(call("fstat"))?;
         let flags = sys::status_flags(dup.as_fd()).map_err(call("fcntl"))?;
-        let link = match self.link(fd) {
-            Ok(link) => link,
-            // Closed meanwhile.
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(e) => return Err(call("readlink")(e)),
+        let link = self.name(&dup).map_err(call("readlink"))?;
+        let looks = match search {
+            Search::Kinds => false,
+            Search::Quick => sys::may_be_locked(dup.as_fd()) || sys::may_be_leased(dup.as_fd()),
+            Search::Thorough => true,
         };
         let mut locks = Vec::new();
-        if holds_locks(&stat) && (search == LockSearch::Thorough || sys::may_be_locked(dup.as_fd())) {
-            locks = self.info(fd)?.map(|info| info.locks().map(str::to_owned).collect()).unwrap_or_default();
+        if looks && holds_locks(&stat) {
+            let info = self.info(&self.infos, fd)?;
+            locks = info.map(|info| info.locks().map(str::to_owned).collect()).unwrap_or_default();
         }
         Ok(Some(Glance { fd, stat, flags, link, locks }))
     }
 
     /// Takes descriptor `fd` of a process that stands; `None` if it is not open. `seen` is what was seen of this number
     /// before, which saves asking for its name if that still leads there.
-    pub(crate) fn take(&self, fd: RawFd, seen: Option<&Glance>) -> Result<Option<OpenFile>> {
+    pub(crate) fn take(
+        &self,
+        fd: RawFd,
+        close_on_exec: bool,
+        seen: Option<&Glance>,
+    ) -> Result<Option<OpenFile>> {
         let pid = self.pid;
         let call = |name| DumpError::call(pid, name, format!("descriptor {fd}"));
         let Some(dup) = self.duplicate(fd)? else { return Ok(None) };
         let stat = fstat(&dup).map_err(call("fstat"))?;
-        let info = self.info(fd)?.ok_or(Errno::ENOENT).map_err(call("open"))?;
-        let (flags, close_on_exec) = info.flags().ok_or_else(|| info.malformed(pid, fd, "flags"))?;
+        // Locks of fcntl(2) belong to the process: of our duplicate the kernel does not list them.
+        let info = match sys::may_be_locked(dup.as_fd()) {
+            true => self.info(&self.infos, fd)?,
+            false => self.info(&self.own_infos, dup.as_raw_fd())?,
+        };
+        let info = info.ok_or(Errno::ENOENT).map_err(call("open"))?;
+        let flags = info.flags().ok_or_else(|| info.malformed(pid, fd, "flags"))?;
         let known = seen.filter(|seen| leads_to(&seen.link, &stat)).map(|seen| seen.link.clone());
         let followed = known.is_some();
-        let link = known.map_or_else(|| self.link(fd), Ok).map_err(call("readlink"))?;
+        let link = known.map_or_else(|| self.name(&dup), Ok).map_err(call("readlink"))?;
         let position = lseek(&dup, 0, Whence::SeekCur).ok().and_then(|pos| u64::try_from(pos).ok());
         let fown = fown(dup.as_fd());
         Ok(Some(OpenFile { pid, fd, dup, stat, flags, close_on_exec, position, fown, link, followed, info }))
@@ -137,13 +163,13 @@ impl DescriptorTable {
         }
     }
 
-    fn link(&self, fd: RawFd) -> Result<PathBuf, Errno> {
-        readlinkat(&self.dir, fd.to_string().as_str()).map(PathBuf::from)
+    fn name(&self, dup: &OwnedFd) -> Result<PathBuf, Errno> {
+        readlinkat(&self.own, dup.as_raw_fd().to_string().as_str()).map(PathBuf::from)
     }
 
-    fn info(&self, fd: RawFd) -> Result<Option<FdInfo>> {
+    fn info(&self, infos: &File, fd: RawFd) -> Result<Option<FdInfo>> {
         let name = fd.to_string();
-        let opened = openat(&self.infos, name.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let opened = openat(infos, name.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         let text = match opened {
             Ok(info) => whole(&mut File::from(info)),
             Err(Errno::ENOENT) => return Ok(None),
@@ -194,11 +220,11 @@ impl FdInfo {
         self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     }
 
-    /// O_* of the open file, and whether the descriptor is closed by execve(2).
-    fn flags(&self) -> Option<(u32, bool)> {
+    /// O_* of the open file.
+    fn flags(&self) -> Option<u32> {
         let flags = u32::from_str_radix(self.field("flags")?, 8).ok()?;
-        let close_on_exec = libc::O_CLOEXEC.unsigned_abs();
-        Some((flags & !close_on_exec, flags & close_on_exec != 0))
+        // That is of the descriptor.
+        Some(flags & !libc::O_CLOEXEC.unsigned_abs())
     }
 
     /// /proc/locks is no place to ask: it makes the kernel wait for a grace period, and it lists a lock of an open file

@@ -14,7 +14,7 @@ mod timerfd;
 use nix::sys::stat::FileStat;
 use rewake_images::proto::{FdTypes, FileEntry};
 
-pub(crate) use descriptors::{DescriptorTable, Glance, LockSearch, OpenFile};
+pub(crate) use descriptors::{DescriptorTable, Glance, OpenFile, Search};
 pub(crate) use ghost::Ghost;
 pub(crate) use memfd::SharedObject;
 pub(crate) use pipe::{other_end_is_open, readable};

@@ -1,6 +1,7 @@
 //! What goes wrong is told, and changes nothing.
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
 use rewake_dump::{DumpError, DumpOptions, dump};
@@ -53,7 +54,7 @@ kernel_test! {
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let error = restore(&RestoreOptions::new(&images)).unwrap_err();
         assert!(matches!(&error, RestoreError::Files { report } if report.to_string().contains("program")), "{error}");
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "a process was created");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a process was created");
     }
 }
 
@@ -72,7 +73,7 @@ kernel_test! {
                 std::fs::write(&path, bytes).unwrap();
                 let error = restore(&RestoreOptions::new(&images)).unwrap_err();
                 assert!(chain(&error).contains(&name), "{name}: {}", chain(&error));
-                assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{name}: a process was created");
+                assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{name}: a process was created");
             }
             std::fs::write(&path, &whole).unwrap();
         }
@@ -148,29 +149,106 @@ kernel_test! {
     }
 }
 
+/// A process that has done `what` with `f`, the file at `path`, which is its descriptor 3.
+fn python(path: &Path, what: &str) -> (Child, Pid) {
+    let script = format!(
+        "import ctypes,fcntl,os,resource,struct,subprocess,sys,threading,time\nf=open(sys.argv[1])\n{what}\nopen(sys.argv[1]+'.made','w').close()\nos.rename(sys.argv[1]+'.made',sys.argv[1]+'.ready')\ntime.sleep(1000)"
+    );
+    let mut command = Command::new("python3");
+    command.args(["-c", &script]).arg(path).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    rewake_testkit::detach(&mut command);
+    let mut child = command.spawn().unwrap();
+    let ready = path.with_extension("ready");
+    while !ready.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "python3 ended");
+        std::thread::yield_now();
+    }
+    let pid = Pid::from_raw(child.id().cast_signed());
+    (child, pid)
+}
+
+/// More descriptors than preflight looks at closely.
+const MANY: &str =
+    "resource.setrlimit(resource.RLIMIT_NOFILE,(2000,2000)); more=[open('/dev/null') for _ in range(1100)]";
+
 kernel_test! {
-    fn locks_and_leases_of_fcntl_are_refused() {
+    fn locks_and_leases_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, kind, call) in [
+            ("flock", "FLOCK", "fcntl.flock(f,fcntl.LOCK_SH)"),
             ("posix", "POSIX", "fcntl.lockf(f,fcntl.LOCK_SH,3,5)"),
+            // Type (of reading), whence, start, length, pid.
+            ("open-file", "OFDLCK", "fcntl.fcntl(f,37,struct.pack('hhqqi4x',0,0,0,0,0))"),
             ("lease", "LEASE", "fcntl.fcntl(f,fcntl.F_SETLEASE,fcntl.F_RDLCK)"),
         ] {
-            let file = dir.path().join(name);
-            std::fs::write(&file, "content").unwrap();
-            let script = format!("import fcntl,os,sys,time\nf=open(sys.argv[1]); {call}\nopen(sys.argv[1]+'.made','w').close()\nos.rename(sys.argv[1]+'.made',sys.argv[1]+'.ready')\ntime.sleep(1000)");
-            let mut command = Command::new("python3");
-            command.args(["-c", &script]).arg(&file).stdin(Stdio::null());
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-            rewake_testkit::detach(&mut command);
-            let mut child = command.spawn().unwrap();
-            while !dir.path().join(format!("{name}.ready")).exists() {
-                std::thread::yield_now();
+            for (number, more) in ["", MANY].into_iter().enumerate() {
+                let file = dir.path().join(format!("{name}-{number}"));
+                std::fs::write(&file, "content").unwrap();
+                let (mut child, pid) = python(&file, &format!("{more}\n{call}"));
+                let said = refused(pid);
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert!(said.contains("descriptor 3 (") && said.contains(kind), "{more}: {said}");
             }
-            let said = refused(Pid::from_raw(child.id().cast_signed()));
-            assert!(said.contains("descriptor 3 (") && said.contains(kind), "{said}");
+        }
+    }
+}
+
+kernel_test! {
+    fn a_path_that_does_not_lead_to_the_file_is_refused_among_few_and_many() {
+        let dir = tempfile::tempdir().unwrap();
+        for (number, more) in ["", MANY].into_iter().enumerate() {
+            let file = dir.path().join(format!("{number}"));
+            std::fs::write(&file, "content").unwrap();
+            std::fs::hard_link(&file, file.with_extension("other")).unwrap();
+            let (mut child, pid) = python(&file, &format!("{more}\nos.unlink(sys.argv[1])"));
+            let said = refused(pid);
             child.kill().unwrap();
             child.wait().unwrap();
+            assert!(said.contains("descriptor 3 (") && said.contains("was removed"), "{more}: {said}");
         }
+    }
+}
+
+kernel_test! {
+    fn children_are_refused_whichever_thread_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = "child=lambda: subprocess.Popen(['sleep','1000'],process_group=0)";
+        for (name, thread) in [
+            ("first", "child()"),
+            ("second", "t=threading.Thread(target=lambda: (child(), e.set(), time.sleep(1000))); t.daemon=True; e=threading.Event(); t.start(); e.wait()"),
+        ] {
+            let file = dir.path().join(name);
+            std::fs::write(&file, "").unwrap();
+            let (mut child, pid) = python(&file, &format!("{start}\n{thread}"));
+            let said = refused(pid);
+            let listed = rewake_dump::preflight(pid).unwrap();
+            let [obstacle] = listed.as_slice() else { panic!("{listed:?}") };
+            let theirs = obstacle.object.strip_prefix("child ").unwrap().parse().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            nix::sys::signal::kill(Pid::from_raw(theirs), nix::sys::signal::Signal::SIGKILL).unwrap();
+            assert!(said.contains(&obstacle.object), "{name}: {said}");
+        }
+    }
+}
+
+kernel_test! {
+    fn a_process_that_traces_another_is_refused() {
+        const PTRACE_SEIZE: u32 = 0x4206;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tracer");
+        std::fs::write(&file, "").unwrap();
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let seize = format!("assert ctypes.CDLL(None).ptrace({PTRACE_SEIZE},{},0,0)==0", other.id());
+        let (mut child, pid) = python(&file, &seize);
+        let said = refused(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(said.contains("traces another process"), "{said}");
     }
 }
 
