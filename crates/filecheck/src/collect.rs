@@ -1,8 +1,7 @@
 //! From the entries of a checkpoint to the list of files that must be what they were, with who uses them and how.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
 use rewake_images::proto::{
     FdTypes, FdinfoEntry, FsEntry, MmEntry, RegFileEntry, RemapFilePathEntry, VmaEntry,
@@ -27,12 +26,13 @@ const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 const PROT_EXEC: u32 = 4;
 
-/// Gathers entries in any order; [`Collector::finish`] makes the list.
+/// Gathers entries in any order; [`Collector::finish`] makes the list. Of many thousands there are many: they are kept
+/// together and sorted once.
 #[derive(Debug, Default)]
 pub struct Collector {
-    files: BTreeMap<u32, Expected>,
-    users: BTreeMap<u32, Vec<Use>>,
-    roles: BTreeMap<u32, Role>,
+    files: Vec<Expected>,
+    users: Vec<(u32, Use)>,
+    roles: Vec<(u32, Role)>,
     elsewhere: BTreeSet<u32>,
 }
 
@@ -50,9 +50,14 @@ impl Collector {
         let cookie = format::load(entry)?;
         let writable =
             entry.flags & nix::libc::O_ACCMODE.cast_unsigned() != nix::libc::O_RDONLY.cast_unsigned();
-        self.roles.entry(entry.id).or_default().writable |= writable;
-        let path = PathBuf::from(&entry.name);
-        self.files.insert(entry.id, Expected { id: entry.id, path, cookie, ..Expected::default() });
+        let role = Role { writable, ..Role::default() };
+        self.files.push(Expected {
+            id: entry.id,
+            path: (&entry.name).into(),
+            cookie,
+            role,
+            users: Vec::new(),
+        });
         Ok(())
     }
 
@@ -77,45 +82,58 @@ impl Collector {
         ];
         let user =
             Use::Mapping { pid, start: vma.start, end: vma.end, protection: protection.iter().collect() };
-        self.users.entry(id).or_default().push(user);
-        let role = self.roles.entry(id).or_default();
-        role.executable |= vma.prot & PROT_EXEC != 0;
-        role.writable |= shared && vma.prot & PROT_WRITE != 0;
+        self.users.push((id, user));
+        let executable = vma.prot & PROT_EXEC != 0;
+        self.roles.push((id, Role { executable, writable: shared && vma.prot & PROT_WRITE != 0 }));
     }
 
     /// A descriptor of a task.
     pub fn descriptor(&mut self, pid: u32, entry: &FdinfoEntry) {
         if entry.r#type == FdTypes::Reg as i32 {
-            self.users.entry(entry.id).or_default().push(Use::Descriptor { pid, fd: entry.fd });
+            self.users.push((entry.id, Use::Descriptor { pid, fd: entry.fd }));
         }
     }
 
     /// The address space of a task, for its program file.
     pub fn memory(&mut self, pid: u32, entry: &MmEntry) {
-        self.users.entry(entry.exe_file_id).or_default().push(Use::Executable { pid });
-        self.roles.entry(entry.exe_file_id).or_default().executable = true;
+        self.users.push((entry.exe_file_id, Use::Executable { pid }));
+        self.roles.push((entry.exe_file_id, Role { executable: true, ..Role::default() }));
     }
 
     /// Working and root directory of a task.
     pub fn directories(&mut self, pid: u32, entry: &FsEntry) {
-        self.users.entry(entry.cwd_id).or_default().push(Use::WorkingDirectory { pid });
-        self.users.entry(entry.root_id).or_default().push(Use::RootDirectory { pid });
+        self.users.push((entry.cwd_id, Use::WorkingDirectory { pid }));
+        self.users.push((entry.root_id, Use::RootDirectory { pid }));
     }
 
     /// The list, by file id.
-    pub fn finish(mut self, own: &OwnCookies) -> Vec<Expected> {
-        let mut list: Vec<Expected> =
-            self.files.into_values().filter(|file| !self.elsewhere.contains(&file.id)).collect();
-        for file in &mut list {
-            file.users = self.users.remove(&file.id).unwrap_or_default();
-            file.role = self.roles.remove(&file.id).unwrap_or_default();
+    pub fn finish(self, own: &OwnCookies) -> Vec<Expected> {
+        let mut list = self.files;
+        list.retain(|file| !self.elsewhere.contains(&file.id));
+        // Of an id that is there twice the last one counts.
+        list.reverse();
+        list.sort_by_key(|file| file.id);
+        list.dedup_by_key(|file| file.id);
+        let place = |list: &[Expected], id| list.binary_search_by_key(&id, |file| file.id).ok();
+        for (id, role) in self.roles {
+            if let Some(file) = place(&list, id).and_then(|index| list.get_mut(index)) {
+                file.role = file.role.or(role);
+            }
+        }
+        for (id, user) in self.users {
+            if let Some(file) = place(&list, id).and_then(|index| list.get_mut(index)) {
+                if file.users.is_empty() {
+                    // Mostly it stays the only one.
+                    file.users.reserve_exact(1);
+                }
+                file.users.push(user);
+            }
         }
         // Two openings of one file are two ids; what one of them may do concerns both.
         let mut by_path: HashMap<&OsStr, Role> = HashMap::with_capacity(list.len());
         for file in &list {
             let role = by_path.entry(file.path.as_os_str()).or_default();
-            role.executable |= file.role.executable;
-            role.writable |= file.role.writable;
+            *role = role.or(file.role);
         }
         let role = |file: &Expected| by_path.get(file.path.as_os_str()).copied().unwrap_or(file.role);
         let roles: Vec<Role> = list.iter().map(role).collect();

@@ -48,8 +48,8 @@
 //!
 //! # What this crate does not do
 //!
-//! It opens nothing for a restored task, so a file replaced between the verification and the restore is not noticed.
-//! A file changed within the granularity of its time stamps while it is hashed (a few milliseconds before Linux 6.13) can
+//! Of files that are no regular ones it gives the caller no descriptor ([`Verifier::verify_opened`]), so one replaced
+//! between the verification and the restore is not noticed. A file changed within the granularity of its time stamps while it is hashed (a few milliseconds before Linux 6.13) can
 //! escape, as do writes through a mapping of a file on tmpfs, which the kernel does not stamp.
 
 pub mod build_id;
@@ -89,4 +89,4 @@ pub use policy::{Action, Level, PathRule, Policy, Role};
 pub use record::{Recorded, record, stamp};
 pub use report::{Finding, Mismatch, Part, Report, Severity, Use, Verdict};
 pub use sys::measure_verity;
-pub use verify::{Expected, Verifier, verify_all};
+pub use verify::{Expected, Opening, Verifier, verify_all};

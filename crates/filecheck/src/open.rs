@@ -3,11 +3,12 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CookieError, Result};
@@ -85,30 +86,27 @@ impl From<&FileStat> for FileState {
 }
 
 /// The name of a file type, for messages.
-pub(crate) fn kind_name(metadata: &Metadata) -> &'static str {
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        "directory"
-    } else if kind.is_fifo() {
-        "fifo"
-    } else if kind.is_socket() {
-        "socket"
-    } else if kind.is_char_device() {
-        "character device"
-    } else if kind.is_block_device() {
-        "block device"
-    } else if kind.is_symlink() {
-        "symbolic link"
-    } else {
-        "regular file"
+pub(crate) fn type_name(mode: u32) -> &'static str {
+    use nix::libc;
+    match mode & libc::S_IFMT {
+        libc::S_IFREG => "regular file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFCHR => "character device",
+        libc::S_IFBLK => "block device",
+        libc::S_IFLNK => "symbolic link",
+        _ => "unknown type",
     }
 }
 
-/// A file held by an `O_PATH` descriptor: its identity is settled, nothing has been opened in the sense of its driver.
+/// A file held by a descriptor, so that its identity is settled. Mostly an `O_PATH` one: nothing has been opened then in
+/// the sense of its driver.
 #[derive(Debug)]
 pub struct Held {
     handle: File,
-    metadata: Metadata,
+    state: FileState,
+    links: u64,
     shown: PathBuf,
 }
 
@@ -132,8 +130,14 @@ impl Held {
     ///
     /// [`CookieError::Open`].
     pub fn inside(root: &File, path: &Path) -> Result<Self> {
+        Self::opened_inside(root, path, OFlag::O_PATH)
+    }
+
+    /// The same by opening it with these flags, to be kept open: for what is known to be a regular file, since opening
+    /// anything else can block or have effects.
+    pub(crate) fn opened_inside(root: &File, path: &Path, flags: OFlag) -> Result<Self> {
         let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .flags(flags | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path_or_dot = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         // EAGAIN: a rename somewhere raced with walking `..`; the kernel asks to be called again.
@@ -147,23 +151,32 @@ impl Held {
     fn finish(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let fail = |source| CookieError::Open { path: path.to_owned(), source };
         let handle = opened.map_err(fail)?;
-        let metadata = handle.metadata().map_err(fail)?;
-        Ok(Self { handle, metadata, shown: path.to_owned() })
+        let stat = fstat(&handle).map_err(|errno| fail(errno.into()))?;
+        Ok(Self { handle, state: FileState::from(&stat), links: stat.st_nlink, shown: path.to_owned() })
     }
 
     /// How many names it has; none if it was deleted.
     pub fn links(&self) -> u64 {
-        self.metadata.nlink()
+        self.links
     }
 
     /// What the kernel says of it.
     pub fn state(&self) -> FileState {
-        FileState::from(&self.metadata)
+        self.state
     }
 
     /// What it is, in words.
     pub fn kind(&self) -> &'static str {
-        kind_name(&self.metadata)
+        type_name(self.state.mode)
+    }
+
+    /// Goes there, if that can be.
+    pub(crate) fn seek(&self, position: i64) -> bool {
+        lseek(&self.handle, position, Whence::SeekSet).is_ok()
+    }
+
+    pub(crate) fn into_handle(self) -> File {
+        self.handle
     }
 
     /// Opens the contents of a regular file for reading, the very inode that is held.
@@ -173,7 +186,7 @@ impl Held {
     /// [`CookieError::NotRegular`] for anything else, which is never opened: opening a FIFO or a device can block or
     /// have effects. [`CookieError::Open`] without permission.
     pub fn contents(&self) -> Result<File> {
-        if !self.metadata.is_file() {
+        if !self.state.is_regular() {
             return Err(CookieError::NotRegular { kind: self.kind() });
         }
         reopen(&self.handle).map_err(|source| CookieError::Open { path: self.shown.clone(), source })

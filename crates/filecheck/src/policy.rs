@@ -35,6 +35,13 @@ pub struct Role {
     pub writable: bool,
 }
 
+impl Role {
+    /// What either of them says.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self { executable: self.executable || other.executable, writable: self.writable || other.writable }
+    }
+}
+
 impl Level {
     /// The parts of a cookie that this level asks of a file.
     ///

@@ -5,10 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::stat;
+
 use crate::cookie::{ATTEMPTS, Cookie};
 use crate::error::{CookieError, Result};
 use crate::hashing::Hashing;
-use crate::open::{FileState, Held, open_root};
+use crate::open::{FileState, Held, open_root, type_name};
 use crate::policy::{Action, Level, Policy, Role};
 use crate::report::{Finding, Mismatch, Part, Report, Severity, Use};
 
@@ -36,21 +39,37 @@ pub fn verify_all(entries: &[Expected], root: &Path, policy: &Policy) -> Result<
     Verifier::new(root, policy)?.verify(entries)
 }
 
-/// Files looked at before any of them is read, each of which takes a descriptor.
+/// Files to be read that are looked at before any of them is: each takes a descriptor until then.
 const BATCH: usize = 256;
 /// Fewer than this are looked at by one thread.
 const WORTH_THREADS: usize = 64;
 
-/// What was seen of a file, and what of its contents is to be compared.
+/// How a file is to be opened that was compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Flags of open(2).
+    pub flags: i32,
+    /// Where it is read or written first.
+    pub position: i64,
+}
+
+/// What was seen of a file, and what of its contents is to be compared. Small, as there may be very many.
 struct Look {
     found: Vec<(Severity, Mismatch)>,
-    contents: Option<(Held, Vec<Part>)>,
+    contents: Option<Box<(Held, Vec<Part>, Keep)>>,
+    /// Opened to be kept, with nothing more to compare.
+    opened: Option<File>,
 }
+
+/// Whether a file was opened to be kept.
+type Keep = bool;
 
 /// Compares files with their cookies; the longer form of [`verify_all`].
 #[derive(Debug)]
 pub struct Verifier<'a> {
     root: File,
+    /// The root is that of this process: names in it are what they are here.
+    own_root: bool,
     policy: &'a Policy,
     hashing: Hashing,
 }
@@ -62,7 +81,8 @@ impl<'a> Verifier<'a> {
     ///
     /// [`CookieError::Open`] for the root.
     pub fn new(root: &Path, policy: &'a Policy) -> Result<Self> {
-        Ok(Self { root: open_root(root)?, policy, hashing: Hashing::default() })
+        let own_root = root == Path::new("/");
+        Ok(Self { root: open_root(root)?, own_root, policy, hashing: Hashing::default() })
     }
 
     /// Brings the budget and what is known already. Files beyond the budget are reported as not checked.
@@ -83,11 +103,31 @@ impl<'a> Verifier<'a> {
     ///
     /// None at present that is not about a single file, and those are findings.
     pub fn verify(&mut self, entries: &[Expected]) -> Result<Report> {
+        self.verify_opened(entries, |_| None).map(|(report, _)| report)
+    }
+
+    /// Compares all of them, and opens the regular files for which `how` says so. What it gives for each entry is the
+    /// very file that was compared, whatever its name leads to later; `None` for what is not to be opened, is no regular
+    /// file, was excepted from comparing, or cannot be opened so.
+    ///
+    /// # Errors
+    ///
+    /// None at present that is not about a single file, and those are findings.
+    pub fn verify_opened(
+        &mut self,
+        entries: &[Expected],
+        how: impl Fn(&Expected) -> Option<Opening> + Sync,
+    ) -> Result<(Report, Vec<Option<File>>)> {
         let mut report = Report { files: entries.len(), ..Report::default() };
+        let mut opened = Vec::with_capacity(entries.len());
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        for batch in entries.chunks(BATCH) {
-            for (entry, look) in batch.iter().zip(self.look_at(batch, threads)) {
-                let findings = self.finish(entry, look);
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(self.batch(rest));
+            rest = later;
+            for (entry, look) in batch.iter().zip(self.look_at(batch, &how, threads)) {
+                let (findings, file) = self.finish(entry, look);
+                opened.push(file);
                 report.findings.extend(findings.into_iter().map(|(severity, what)| Finding {
                     id: entry.id,
                     path: entry.path.clone(),
@@ -98,68 +138,107 @@ impl<'a> Verifier<'a> {
             }
         }
         report.bytes_hashed = self.hashing.bytes_hashed();
-        Ok(report)
+        Ok((report, opened))
+    }
+
+    /// How many of them, from the first on, are looked at together.
+    fn batch(&self, entries: &[Expected]) -> usize {
+        let read = |entry: &Expected| !Wanted::of(self.policy.insist, entry).parts.is_empty();
+        let last = entries.iter().enumerate().filter(|(_, entry)| read(entry)).nth(BATCH - 1);
+        last.map_or(entries.len(), |(index, _)| index + 1)
     }
 
     /// Looks at several files, by several threads if they are many.
-    fn look_at(&self, entries: &[Expected], threads: usize) -> Vec<Look> {
-        let all = |entries: &[Expected]| entries.iter().map(|entry| self.look(entry)).collect();
+    fn look_at(
+        &self,
+        entries: &[Expected],
+        how: &(impl Fn(&Expected) -> Option<Opening> + Sync),
+        threads: usize,
+    ) -> Vec<Look> {
+        let all = |entries: &[Expected]| -> Vec<Look> {
+            entries.iter().map(|entry| self.look(entry, how(entry))).collect()
+        };
         if threads == 1 || entries.len() < WORTH_THREADS {
             return all(entries);
         }
+        let (mine, others) = entries.split_at(entries.len().div_ceil(threads));
         thread::scope(|scope| {
-            let shares = entries.chunks(entries.len().div_ceil(threads));
+            let all = &all;
             let looking: Vec<_> =
-                shares.map(|share| scope.spawn(move || -> Vec<Look> { all(share) })).collect();
-            looking.into_iter().flat_map(|share| share.join().expect("looking does not panic")).collect()
+                others.chunks(mine.len()).map(|share| scope.spawn(move || all(share))).collect();
+            let mut looks = all(mine);
+            looks.reserve_exact(others.len());
+            looks.extend(looking.into_iter().flat_map(|share| share.join().expect("looking does not panic")));
+            looks
         })
     }
 
     /// Everything that is seen of a file without reading it.
-    fn look(&self, entry: &Expected) -> Look {
+    fn look(&self, entry: &Expected, how: Option<Opening>) -> Look {
         let action = self.policy.action(&entry.path);
+        let nothing = |found| Look { found: vec![found], contents: None, opened: None };
         if action == Some(Action::Ignore) {
-            return Look { found: vec![(Severity::Warning, Mismatch::Skipped)], contents: None };
+            return nothing((Severity::Warning, Mismatch::Skipped));
         }
         let may_grow = action == Some(Action::Grow);
-        let held = match Held::inside(&self.root, &entry.path) {
+        let opened = how.and_then(|how| self.open(&entry.path, how));
+        let keep = opened.is_some();
+        let held = match opened.map_or_else(|| Held::inside(&self.root, &entry.path), Ok) {
             Ok(held) => held,
-            Err(error) => return Look { found: vec![not_opened(error)], contents: None },
+            Err(error) => return nothing(not_opened(error)),
         };
         let state = held.state();
         let mut found: Vec<(Severity, Mismatch)> = attributes(&entry.cookie, &state, may_grow)
             .into_iter()
             .map(|what| (self.severity(&what), what))
             .collect();
-        if !state.is_regular() || may_grow {
-            return Look { found, contents: None };
+        let parts = if !state.is_regular() || may_grow {
+            Vec::new()
+        } else {
+            let same_size = entry.cookie.size.is_none_or(|size| size == state.size);
+            let wanted = Wanted::of(self.policy.insist, entry);
+            found.extend(wanted.lacking);
+            // Contents of another size differ anyway; reading them would tell nothing.
+            wanted.parts.into_iter().filter(|part| same_size || *part == Part::BuildId).collect()
+        };
+        if parts.is_empty() {
+            return Look { found, contents: None, opened: keep.then(|| held.into_handle()) };
         }
-        let same_size = entry.cookie.size.is_none_or(|size| size == state.size);
-        let wanted = Wanted::of(self.policy.insist, entry);
-        found.extend(wanted.lacking);
-        // Contents of another size differ anyway; reading them would tell nothing.
-        let parts: Vec<Part> =
-            wanted.parts.into_iter().filter(|part| same_size || *part == Part::BuildId).collect();
-        Look { found, contents: (!parts.is_empty()).then_some((held, parts)) }
+        Look { found, contents: Some(Box::new((held, parts, keep))), opened: None }
+    }
+
+    /// Opens a regular file, `None` for anything else and when it cannot be opened so.
+    fn open(&self, path: &Path, how: Opening) -> Option<Held> {
+        // Before: opening something else can block or have effects.
+        let regular = if self.own_root {
+            stat(path).is_ok_and(|stat| FileState::from(&stat).is_regular())
+        } else {
+            Held::inside(&self.root, path).is_ok_and(|held| held.state().is_regular())
+        };
+        let flags = OFlag::from_bits_retain(how.flags);
+        let held = regular.then(|| Held::opened_inside(&self.root, path, flags).ok()).flatten()?;
+        let held = held.state().is_regular().then_some(held)?;
+        (how.position == 0 || held.seek(how.position)).then_some(held)
     }
 
     /// Reads what must be read, and judges.
-    fn finish(&mut self, entry: &Expected, look: Look) -> Vec<(Severity, Mismatch)> {
-        let Look { mut found, contents } = look;
-        if let Some((held, parts)) = contents {
+    fn finish(&mut self, entry: &Expected, look: Look) -> (Vec<(Severity, Mismatch)>, Option<File>) {
+        let Look { mut found, contents, mut opened } = look;
+        if let Some((held, parts, keep)) = contents.map(|contents| *contents) {
             match held.contents() {
                 Ok(contents) => {
                     found.extend(parts.into_iter().filter_map(|part| self.contents(entry, &contents, part)));
                 }
                 Err(error) => found.extend(parts.into_iter().map(|part| unreadable(part, &error))),
             }
+            opened = keep.then(|| held.into_handle());
         }
         if !found.is_empty() && self.policy.action(&entry.path) == Some(Action::Warn) {
             for (severity, _) in &mut found {
                 *severity = Severity::Warning.min(*severity);
             }
         }
-        found
+        (found, opened)
     }
 
     fn severity(&self, what: &Mismatch) -> Severity {
@@ -279,20 +358,6 @@ fn attributes(cookie: &Cookie, state: &FileState, may_grow: bool) -> Vec<Mismatc
         _ => {}
     }
     found
-}
-
-fn type_name(mode: u32) -> &'static str {
-    use nix::libc;
-    match mode & libc::S_IFMT {
-        libc::S_IFREG => "regular file",
-        libc::S_IFDIR => "directory",
-        libc::S_IFIFO => "fifo",
-        libc::S_IFSOCK => "socket",
-        libc::S_IFCHR => "character device",
-        libc::S_IFBLK => "block device",
-        libc::S_IFLNK => "symbolic link",
-        _ => "unknown type",
-    }
 }
 
 /// What of the contents is compared for one file.

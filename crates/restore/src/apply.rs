@@ -1,9 +1,9 @@
 //! Carrying out a plan.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::thread;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -12,16 +12,20 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use rewake_images::Checkpoint;
-use rewake_images::proto::TaskCoreEntry;
+use rewake_images::proto::{FownEntry, TaskCoreEntry};
 use rewake_tracee::{Call, Release, ThreadGroup};
 
 use crate::error::{RestoreError, Result};
-use crate::objects::{self, OpenFiles};
+use crate::numbers::Numbers;
+use crate::objects;
 use crate::options::{RestoreOptions, RestoreReport};
 use crate::plan::Plan;
 use crate::remote::Table;
 use crate::sys::{self, STEP_NAMES, STUB_FAILED, StubSteps};
 use crate::{aspace, fetch, memory, state, threads, verify};
+
+/// So many descriptors are closed by a thread of their own.
+const MANY: usize = 256;
 
 /// Restores what the plan says. The new process is a child of the caller.
 ///
@@ -32,16 +36,16 @@ pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> 
     let begun = Instant::now();
     let room = DescriptorRoom::make(plan)?;
     let checking = Instant::now();
-    let files_checked = verify::files(plan, checkpoint, options)?;
+    let by_name = objects::by_name(plan)?;
+    let (files_checked, verified) = verify::files(plan, checkpoint, options, &by_name)?;
     let checking = checking.elapsed();
     let tc = plan.task.cores.first().and_then(|(_, core)| core.tc.as_ref());
     let tc = tc.ok_or_else(|| {
         RestoreError::inconsistent("the first core image", "it says nothing of the process")
     })?;
-    let floor = floor(plan)?;
-    let files = objects::open(plan, checkpoint, floor)?;
+    let files = objects::open(plan, checkpoint, &by_name, verified)?;
     let pages = files.pages;
-    let numbers = Numbers::raise(files, floor)?;
+    let mut numbers = Numbers::raise(plan, files)?;
     let mut stub = Stub::spawn(plan, &numbers)?;
     drop(room);
     let group = stub.seize()?;
@@ -56,7 +60,13 @@ pub fn apply(plan: &Plan, checkpoint: &Checkpoint, options: &RestoreOptions) -> 
         ..Default::default()
     };
     let stopped = options.leave_stopped || plan.stopped;
-    rebuild(group, plan, checkpoint, options, &numbers, tc, stopped, &mut report)?;
+    let owners = objects::owners(plan);
+    let handed_over = numbers.handed_over(&owners);
+    thread::scope(|scope| {
+        // Of thousands it takes milliseconds, in which this thread mostly waits for the new process.
+        let _closing = (handed_over.len() > MANY).then(|| scope.spawn(|| drop(handed_over)));
+        rebuild(group, plan, checkpoint, options, &numbers, &owners, tc, stopped, &mut report)
+    })?;
     stub.keep();
     report.total = begun.elapsed();
     Ok(report)
@@ -69,6 +79,7 @@ fn rebuild(
     checkpoint: &Checkpoint,
     options: &RestoreOptions,
     numbers: &Numbers,
+    owners: &[(u32, &FownEntry)],
     tc: &TaskCoreEntry,
     stopped: bool,
     report: &mut RestoreReport,
@@ -99,7 +110,7 @@ fn rebuild(
     threads::create(&mut remote, plan)?;
     state::limits(&mut remote, plan, tc)?;
     state::timers(&mut remote, plan, tc)?;
-    objects::set_owners(plan, &numbers.files)?;
+    objects::set_owners(owners, &numbers.files)?;
     let finals = threads::finals(&remote, plan)?;
     threads::set_up(&mut remote, plan)?;
     state::settings(&mut remote, plan, tc)?;
@@ -148,62 +159,6 @@ impl Drop for DescriptorRoom {
         if let Some((soft, hard)) = self.0 {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
         }
-    }
-}
-
-/// The first number above every descriptor of the process. Standard descriptors are kept free of what is closed in the end.
-fn floor(plan: &Plan) -> Result<RawFd> {
-    let highest = plan.descriptors.iter().map(|fd| fd.fd).max().unwrap_or(0);
-    let above = highest.max(2).checked_add(1).and_then(|above| RawFd::try_from(above).ok());
-    above.ok_or_else(|| RestoreError::inconsistent("descriptors", "a number is out of range"))
-}
-
-/// The numbers files have in the stub until all is in place: above every descriptor of the process.
-#[derive(Debug)]
-struct Numbers {
-    floor: RawFd,
-    files: HashMap<u32, RawFd>,
-    mapped: HashMap<objects::MappedAs, RawFd>,
-    old_shared: HashMap<u64, RawFd>,
-    /// Held open for the stub to inherit.
-    _open: Vec<OwnedFd>,
-}
-
-impl Numbers {
-    fn raise(files: OpenFiles, floor: RawFd) -> Result<Self> {
-        let mut numbers = Self {
-            floor,
-            files: HashMap::new(),
-            mapped: HashMap::new(),
-            old_shared: HashMap::new(),
-            _open: Vec::new(),
-        };
-        let (named, mapped, shared) = files.into_parts();
-        for (id, fd) in named {
-            let number = numbers.keep(fd)?;
-            numbers.files.insert(id, number);
-        }
-        for (mapped, fd) in mapped {
-            let number = numbers.keep(fd)?;
-            numbers.mapped.insert(mapped, number);
-        }
-        for (shmid, fd) in shared {
-            let number = numbers.keep(fd)?;
-            numbers.old_shared.insert(shmid, number);
-        }
-        Ok(numbers)
-    }
-
-    fn keep(&mut self, fd: OwnedFd) -> Result<RawFd> {
-        let high = objects::raised(fd, self.floor)?;
-        let number = high.as_raw_fd();
-        self._open.push(high);
-        Ok(number)
-    }
-
-    fn of(&self, file: u32) -> Result<RawFd> {
-        let number = self.files.get(&file).copied();
-        number.ok_or_else(|| RestoreError::inconsistent(format!("file {file}"), "it was not opened"))
     }
 }
 
@@ -266,10 +221,6 @@ impl Drop for Stub {
 
 fn steps(plan: &Plan, numbers: &Numbers, tell: RawFd) -> Result<StubSteps> {
     let task = &plan.task;
-    let mut dups = Vec::with_capacity(plan.descriptors.len());
-    for fd in &plan.descriptors {
-        dups.push((numbers.of(fd.file)?, fd.fd.cast_signed(), fd.close_on_exec));
-    }
     let root = task.files.get(&task.fs.root_id).and_then(|file| file.reg.as_ref());
     let root = match root {
         Some(reg) if reg.name != "/" => Some(numbers.of(task.fs.root_id)?),
@@ -281,7 +232,7 @@ fn steps(plan: &Plan, numbers: &Numbers, tell: RawFd) -> Result<StubSteps> {
         root,
         cwd: numbers.of(task.fs.cwd_id)?,
         umask: task.fs.umask.unwrap_or(0o022),
-        dups,
+        moves: numbers.moves(plan, tell)?,
         close: gaps(plan, numbers.floor.unsigned_abs()),
         epolls: objects::epoll_steps(plan)?,
         locks: Vec::new(),

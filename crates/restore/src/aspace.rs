@@ -1,6 +1,6 @@
 //! The address space: what the stub has goes, what the process had comes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::os::fd::RawFd;
 
@@ -126,7 +126,7 @@ fn move_vdso(table: &mut Table, ours: &Vdso, theirs: &VmaEntry, staging: u64) {
 pub(crate) fn map(
     remote: &mut Remote<'_>,
     plan: &Plan,
-    fds: &HashMap<u32, RawFd>,
+    fds: &BTreeMap<u32, RawFd>,
     mapped: &HashMap<MappedAs, RawFd>,
     old_shared: &HashMap<u64, RawFd>,
 ) -> Result<()> {

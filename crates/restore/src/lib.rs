@@ -19,6 +19,7 @@ mod fetch;
 mod fpu;
 mod interrupted;
 mod memory;
+mod numbers;
 mod objects;
 mod options;
 mod plan;

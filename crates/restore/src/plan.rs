@@ -8,7 +8,7 @@ use rewake_images::proto::{
     CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, MmEntry,
     PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
 };
-use rewake_images::{Checkpoint, Kind, PAGE_SIZE};
+use rewake_images::{Checkpoint, Kind, PAGE_SIZE, framing};
 use rewake_tracee::SCRATCH_LEN;
 use serde::Serialize;
 
@@ -60,7 +60,7 @@ pub struct Descriptor {
     /// It is closed by execve(2).
     pub close_on_exec: bool,
     /// Kind of the file.
-    pub kind: String,
+    pub kind: &'static str,
 }
 
 /// A mapping of the process.
@@ -225,7 +225,9 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
 fn files(checkpoint: &Checkpoint) -> Result<BTreeMap<u32, Box<FileEntry>>> {
     let mut files = BTreeMap::new();
     if let Some(mut image) = checkpoint.entries(Kind::Files, None)? {
-        while let Some((file, _)) = image.next_message::<FileEntry>()? {
+        let mut entry = framing::Entry::default();
+        while image.read_entry(&mut entry)? {
+            let file: FileEntry = framing::decode(image.path(), &entry)?;
             files.insert(file.id, Box::new(file));
         }
     }
@@ -277,9 +279,9 @@ fn read_ghosts(checkpoint: &Checkpoint, task: &mut Task) -> Result<()> {
 }
 
 fn descriptor(fd: &FdinfoEntry, task: &Task) -> Result<Descriptor> {
-    let object = format!("descriptor {}", fd.fd);
+    let object = || format!("descriptor {}", fd.fd);
     let Some(file) = task.files.get(&fd.id) else {
-        return Err(RestoreError::inconsistent(object, format!("there is no file {}", fd.id)));
+        return Err(RestoreError::inconsistent(object(), format!("there is no file {}", fd.id)));
     };
     let supported = matches!(
         file.r#type(),
@@ -292,9 +294,9 @@ fn descriptor(fd: &FdinfoEntry, task: &Task) -> Result<Descriptor> {
             | FdTypes::Signalfd
             | FdTypes::Memfd
     );
-    let kind = file.r#type().as_str_name().to_owned();
+    let kind = file.r#type().as_str_name();
     if !supported {
-        return Err(RestoreError::unsupported(format!("{object} ({kind})"), "not built yet"));
+        return Err(RestoreError::unsupported(format!("{} ({kind})", object()), "not built yet"));
     }
     Ok(Descriptor { fd: fd.fd, file: fd.id, close_on_exec: fd.flags & FD_CLOEXEC != 0, kind })
 }
@@ -308,22 +310,25 @@ fn areas(task: &Task) -> Result<Vec<PlannedArea>> {
     let mut areas = Vec::with_capacity(task.mm.vmas.len());
     let mut floor = 0;
     for vma in task.mm.vmas.iter().filter(|vma| vma.status & status::VSYSCALL == 0) {
-        let object = format!("memory {:#x}-{:#x}", vma.start, vma.end);
+        let object = || format!("memory {:#x}-{:#x}", vma.start, vma.end);
         let whole = vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE);
         if !whole || vma.start >= vma.end || vma.start < floor || vma.end > TASK_SIZE {
-            return Err(RestoreError::inconsistent(object, "it is no range of pages behind the one before"));
+            return Err(RestoreError::inconsistent(
+                object(),
+                "it is no range of pages behind the one before",
+            ));
         }
         floor = vma.end;
         if vma.status & status::UNSUPPORTED != 0 {
             return Err(RestoreError::unsupported(
-                object,
+                object(),
                 format!("its kind (status {:#x}) is not built yet", vma.status),
             ));
         }
         let file = vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0;
         let file = file.then(|| u32::try_from(vma.shmid).unwrap_or(u32::MAX));
         if let Some(id) = file.filter(|id| !task.files.contains_key(id)) {
-            return Err(RestoreError::inconsistent(object, format!("there is no file {id}")));
+            return Err(RestoreError::inconsistent(object(), format!("there is no file {id}")));
         }
         areas.push(PlannedArea {
             start: vma.start,

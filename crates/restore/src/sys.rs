@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::numbers::Move;
+
 /// `struct clone_args` of the kernel. clone3(2).
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy, IntoBytes, Immutable)]
@@ -38,8 +40,8 @@ pub(crate) struct StubSteps {
     /// Directory to stand in.
     pub(crate) cwd: RawFd,
     pub(crate) umask: u32,
-    /// From, to, close-on-exec.
-    pub(crate) dups: Vec<(RawFd, RawFd, bool)>,
+    /// Descriptors to be given other numbers.
+    pub(crate) moves: Vec<Move>,
     /// Set, target, event.
     pub(crate) epolls: Vec<(RawFd, RawFd, libc::epoll_event)>,
     /// Ranges of descriptors to close.
@@ -108,8 +110,14 @@ fn take_steps(steps: &StubSteps) -> Result<(), i32> {
     check(unsafe { libc::syscall(libc::SYS_fchdir, steps.cwd) }, 3)?;
     // SAFETY: takes a number.
     unsafe { libc::syscall(libc::SYS_umask, steps.umask) };
-    for &(from, to, cloexec) in &steps.dups {
-        let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+    for &Move { from, to, close_on_exec } in &steps.moves {
+        if from == to {
+            let flags = if close_on_exec { libc::FD_CLOEXEC } else { 0 };
+            // SAFETY: takes three numbers.
+            check(unsafe { libc::syscall(libc::SYS_fcntl, from, libc::F_SETFD, flags) }, 4)?;
+            continue;
+        }
+        let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
         // SAFETY: takes three numbers.
         check(unsafe { libc::syscall(libc::SYS_dup3, from, to, flags) }, 4)?;
     }

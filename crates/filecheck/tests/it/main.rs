@@ -13,6 +13,7 @@ mod checkpoint;
 mod cookie;
 mod elf;
 mod images;
+mod opened;
 mod properties;
 mod record;
 mod verify;

@@ -1,9 +1,9 @@
 //! epoll(7).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{OwnedFd, RawFd};
 
-use rewake_images::proto::EventpollFileEntry;
+use rewake_images::proto::{EventpollFileEntry, FdTypes};
 
 use crate::error::{RestoreError, Result};
 use crate::plan::Plan;
@@ -18,13 +18,13 @@ pub(super) fn open(entry: &EventpollFileEntry) -> Result<OwnedFd> {
 
 /// What to add to which set: set, target, event.
 pub(crate) fn epoll_steps(plan: &Plan) -> Result<Vec<(RawFd, RawFd, libc::epoll_event)>> {
-    let mut numbers: HashMap<u32, RawFd> = HashMap::new();
-    for fd in &plan.descriptors {
+    let mut numbers: BTreeMap<u32, RawFd> = BTreeMap::new();
+    for fd in plan.descriptors.iter().filter(|fd| fd.kind == FdTypes::Eventpoll.as_str_name()) {
         numbers.entry(fd.file).or_insert_with(|| fd.fd.cast_signed());
     }
     let mut steps = Vec::new();
-    for (id, file) in &plan.task.files {
-        let (Some(entry), Some(&set)) = (&file.epfd, numbers.get(id)) else { continue };
+    for (id, set) in numbers {
+        let Some(entry) = plan.task.files.get(&id).and_then(|file| file.epfd.as_ref()) else { continue };
         for target in &entry.tfd {
             if !plan.descriptors.iter().any(|fd| fd.fd == target.tfd) {
                 let what = format!("it watches descriptor {}, which is closed", target.tfd);

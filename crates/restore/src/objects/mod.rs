@@ -9,12 +9,13 @@ mod regfile;
 mod signalfd;
 mod timerfd;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use rewake_images::proto::{FdTypes, FileEntry, FownEntry, VmaEntry};
+use nix::fcntl::OFlag;
+use rewake_images::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry, VmaEntry};
 use rewake_images::{Checkpoint, PAGE_SIZE};
 
 use crate::error::{RestoreError, Result};
@@ -22,6 +23,7 @@ use crate::plan::{Plan, status};
 use crate::sys;
 
 pub(crate) use eventpoll::epoll_steps;
+pub(crate) use regfile::opening;
 
 /// A file, and the access (O_ACCMODE) that a shared mapping has to it.
 pub(crate) type MappedAs = (u32, u32);
@@ -47,17 +49,17 @@ pub(crate) fn mapped_as(plan: &Plan, vma: &VmaEntry) -> Option<MappedAs> {
     (opened & accmode != wanted).then_some((id, wanted))
 }
 
-/// What a file is needed for.
-#[derive(Debug, Clone, Copy)]
-struct Used {
-    only_stood_in: bool,
-    only_mapped: bool,
+/// What a file is needed for. What comes first includes what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Used {
+    AsDescriptor,
+    Mapped,
+    StoodIn,
 }
 
 /// The files of a plan, open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
-    floor: RawFd,
     files: BTreeMap<u32, OwnedFd>,
     /// Files opened once more for shared mappings, by what these may do.
     mapped: BTreeMap<MappedAs, OwnedFd>,
@@ -72,10 +74,45 @@ pub(crate) struct OpenFiles {
     pub(crate) pages: u64,
 }
 
-/// Opens everything the plan mentions. Of many files, those that are just opened get numbers from `floor` on at once.
-pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint, floor: RawFd) -> Result<OpenFiles> {
-    let mut open = OpenFiles { floor, ..OpenFiles::default() };
-    let outcome = open.all(plan, checkpoint);
+/// The files of a plan that must be open, ascending, and what for.
+fn wanted(plan: &Plan) -> Vec<(u32, Used)> {
+    let task = &plan.task;
+    let mapped = plan.areas.iter().filter_map(|area| area.file).chain([task.mm.exe_file_id]);
+    let mut wanted: Vec<_> = plan.descriptors.iter().map(|fd| (fd.file, Used::AsDescriptor)).collect();
+    wanted.extend(mapped.map(|id| (id, Used::Mapped)));
+    wanted.extend([task.fs.cwd_id, task.fs.root_id].map(|id| (id, Used::StoodIn)));
+    wanted.sort_unstable();
+    wanted.dedup_by_key(|(id, _)| *id);
+    wanted
+}
+
+fn entry(plan: &Plan, id: u32) -> Result<&FileEntry> {
+    let file = plan.task.files.get(&id);
+    file.map(|file| &**file)
+        .ok_or_else(|| RestoreError::inconsistent(format!("file {id}"), "it is not in the list of files"))
+}
+
+/// Files that are just opened again, by the names they have, ascending by id.
+pub(crate) fn by_name(plan: &Plan) -> Result<Vec<&RegFileEntry>> {
+    let mut by_name = Vec::new();
+    for (id, used) in wanted(plan) {
+        let file = entry(plan, id)?;
+        let named =
+            file.r#type() == FdTypes::Reg && !plan.task.ghost_of.contains_key(&id) && used != Used::StoodIn;
+        by_name.extend(file.reg.as_ref().filter(|_| named));
+    }
+    Ok(by_name)
+}
+
+/// Opens everything the plan mentions. `verified` are those of `by_name` that are open already.
+pub(crate) fn open(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    by_name: &[&RegFileEntry],
+    verified: Vec<Option<OwnedFd>>,
+) -> Result<OpenFiles> {
+    let mut open = OpenFiles::default();
+    let outcome = open.named(by_name, verified).and_then(|()| open.others(plan, checkpoint));
     // A ghost has a name only as long as it is being opened.
     let removed = open.ghosts.remove();
     open.pipes.clear();
@@ -83,7 +120,16 @@ pub(crate) fn open(plan: &Plan, checkpoint: &Checkpoint, floor: RawFd) -> Result
 }
 
 impl OpenFiles {
-    fn all(&mut self, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
+    /// Files that open by their names, as far as they are not open already.
+    fn named(&mut self, by_name: &[&RegFileEntry], verified: Vec<Option<OwnedFd>>) -> Result<()> {
+        let file = |(reg, open): (&&RegFileEntry, Option<OwnedFd>)| {
+            Ok((reg.id, open.map_or_else(|| regfile::open(reg, None, false), Ok)?))
+        };
+        self.files = by_name.iter().zip(verified).map(file).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn others(&mut self, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
         let task = &plan.task;
         for &remap_id in task.ghosts.keys() {
             let orig = task.ghost_of.iter().find(|(_, remap)| **remap == remap_id).map(|(orig, _)| *orig);
@@ -95,29 +141,12 @@ impl OpenFiles {
             let unnamed = reg.flags & OPENED_UNNAMED.unsigned_abs() != 0;
             self.ghosts.create(ghost::Wanted { name: &reg.name, remap_id, unnamed, extra }, checkpoint)?;
         }
-        let mut wanted: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
-        wanted.extend(plan.areas.iter().filter_map(|area| area.file));
-        wanted.extend([task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id]);
-        let directories = BTreeSet::from([task.fs.cwd_id, task.fs.root_id]);
-        let opened_by_fd: BTreeSet<u32> = plan.descriptors.iter().map(|fd| fd.file).collect();
-        let mut plain = Vec::new();
-        for id in wanted {
-            let missing =
-                || RestoreError::inconsistent(format!("file {id}"), "it is not in the list of files");
-            let file = task.files.get(&id).ok_or_else(missing)?;
-            let by_fd = opened_by_fd.contains(&id);
-            let used = Used { only_stood_in: directories.contains(&id) && !by_fd, only_mapped: !by_fd };
-            let by_name = file.r#type() == FdTypes::Reg && !task.ghost_of.contains_key(&id);
-            match &file.reg {
-                Some(reg) if by_name && !used.only_stood_in => plain.push(reg),
-                _ => {
-                    let fd = self.one(plan, checkpoint, file, used)?;
-                    self.files.insert(id, fd);
-                }
+        for (id, used) in wanted(plan) {
+            if !self.files.contains_key(&id) {
+                let fd = self.one(plan, checkpoint, entry(plan, id)?, used)?;
+                self.files.insert(id, fd);
             }
         }
-        let opened = regfile::open_all(&plain, self.floor)?;
-        self.files.extend(plain.iter().map(|reg| reg.id).zip(opened));
         for mapped in plan.task.mm.vmas.iter().filter_map(|vma| mapped_as(plan, vma)) {
             let (id, access) = mapped;
             if let (false, Some(file)) = (self.mapped.contains_key(&mapped), self.files.get(&id)) {
@@ -136,13 +165,7 @@ impl OpenFiles {
         self.old_shared_memory(plan, checkpoint)
     }
 
-    fn one(
-        &mut self,
-        plan: &Plan,
-        checkpoint: &Checkpoint,
-        file: &FileEntry,
-        Used { only_stood_in, only_mapped }: Used,
-    ) -> Result<OwnedFd> {
+    fn one(&mut self, plan: &Plan, checkpoint: &Checkpoint, file: &FileEntry, used: Used) -> Result<OwnedFd> {
         let task = &plan.task;
         let id = file.id;
         let empty =
@@ -152,7 +175,7 @@ impl OpenFiles {
         match file.r#type() {
             FdTypes::Reg => {
                 let reg = file.reg.as_ref().ok_or_else(empty)?;
-                regfile::open(reg, path_of(self, id), only_stood_in)
+                regfile::open(reg, path_of(self, id), used == Used::StoodIn)
             }
             FdTypes::Pipe => {
                 let entry = file.pipe.as_ref().ok_or_else(empty)?;
@@ -186,7 +209,7 @@ impl OpenFiles {
                 let inode_id = u64::from(entry.inode_id);
                 let writable = entry.flags & libc::O_ACCMODE.unsigned_abs() == libc::O_RDWR.unsigned_abs();
                 // memfd_create gives one open file; a mapping is most likely of that, others were opened later.
-                let as_made = writable && (only_mapped || self.as_made.insert(inode_id));
+                let as_made = writable && (used != Used::AsDescriptor || self.as_made.insert(inode_id));
                 memfd::open(self.memfd_object(plan, checkpoint, inode_id)?, entry, as_made)
             }
             other => Err(RestoreError::unsupported(
@@ -242,13 +265,15 @@ type Parts = (BTreeMap<u32, OwnedFd>, BTreeMap<MappedAs, OwnedFd>, HashMap<u64, 
 /// Keeps numbers of old shared memory apart from those of memfds.
 const OLD_SHARED: u64 = 1 << 63;
 
-/// Sets who is signalled about input: at the end, since it is mostly the process itself or a thread of it.
-pub(crate) fn set_owners(plan: &Plan, numbers: &HashMap<u32, RawFd>) -> Result<()> {
-    for (id, file) in &plan.task.files {
-        let (Some(owner), Some(&fd)) = (owner(plan, file), numbers.get(id)) else { continue };
-        if owner.pid == 0 && owner.signum == 0 {
-            continue;
-        }
+/// Files of which somebody is signalled about input, and who.
+pub(crate) fn owners(plan: &Plan) -> Vec<(u32, &FownEntry)> {
+    plan.task.files.iter().filter_map(|(id, file)| Some((*id, owner(plan, file)?))).collect()
+}
+
+/// Sets them: at the end, since it is mostly the process itself or a thread of it.
+pub(crate) fn set_owners(owners: &[(u32, &FownEntry)], numbers: &BTreeMap<u32, RawFd>) -> Result<()> {
+    for (id, owner) in owners {
+        let Some(&fd) = numbers.get(id) else { continue };
         sys::set_owner(fd, owner.pid_type, owner.pid.cast_signed(), owner.signum)
             .map_err(RestoreError::call("fcntl(F_SETOWN_EX)", format!("file {id}")))?;
     }
@@ -256,7 +281,7 @@ pub(crate) fn set_owners(plan: &Plan, numbers: &HashMap<u32, RawFd>) -> Result<(
 }
 
 fn owner<'a>(plan: &'a Plan, file: &'a FileEntry) -> Option<&'a FownEntry> {
-    match file.r#type() {
+    let owner = match file.r#type() {
         FdTypes::Reg => file.reg.as_ref().map(|entry| &entry.fown),
         FdTypes::Pipe => file.pipe.as_ref().map(|entry| &entry.fown),
         // Kept with its path, which is a file of its own in the images.
@@ -270,7 +295,8 @@ fn owner<'a>(plan: &'a Plan, file: &'a FileEntry) -> Option<&'a FownEntry> {
         FdTypes::Signalfd => file.sgfd.as_ref().map(|entry| &entry.fown),
         FdTypes::Memfd => file.memfd.as_ref().map(|entry| &entry.fown),
         _ => None,
-    }
+    };
+    owner.filter(|owner| owner.pid != 0 || owner.signum != 0)
 }
 
 /// Opens a file once more, with other flags, through its descriptor.
@@ -294,16 +320,19 @@ const OPENED_UNNAMED: i32 = 0o20_000_000;
 /// Flags that say how a file was opened, not how it is open: they must not be repeated.
 const OPENING: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | OPENED_UNNAMED;
 
-fn open_with(path: &std::path::Path, flags: u32) -> Result<File> {
-    use nix::fcntl::{OFlag, open};
-    use nix::sys::stat::Mode;
+/// With what a file is opened again that was open with `flags`.
+fn open_flags(flags: u32) -> i32 {
     let mut flags = flags.cast_signed();
     if flags & OPENED_UNNAMED != 0 {
         // O_TMPFILE has the bit of O_DIRECTORY, for the directory in which the file was made.
         flags &= !libc::O_DIRECTORY;
     }
-    let flags = (flags & !OPENING) | libc::O_CLOEXEC | libc::O_NOCTTY;
-    let opened = open(path, OFlag::from_bits_retain(flags), Mode::empty());
+    (flags & !OPENING) | libc::O_CLOEXEC | libc::O_NOCTTY
+}
+
+fn open_with(path: &std::path::Path, flags: u32) -> Result<File> {
+    let flags = OFlag::from_bits_retain(open_flags(flags));
+    let opened = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
     let fd = opened.map_err(|errno| RestoreError::file(path, "open")(errno.into()))?;
     Ok(File::from(fd))
 }
