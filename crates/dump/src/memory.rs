@@ -12,8 +12,8 @@ use rewake_images::proto::PagemapEntry;
 use rewake_images::{CheckpointWriter, Kind, PageStore, pe};
 use rewake_memdump::{
     Area, AreaKind, AreaPages, CaptureOptions, CompressedPages, Increment, Incremented, MemoryTarget,
-    ObjectMemory, PAGE_SIZE, PageHashes, PagePlan, PageRun, ProcMem, ProcessVm, Remembering, RemoteMemory,
-    common, difference, object_runs,
+    ObjectMemory, PAGE_SIZE, PageHashes, PagePlan, PageRun, PagesFile, ProcMem, ProcessVm, Remembering,
+    RemoteMemory, common, difference, object_runs,
 };
 
 use crate::error::{DumpError, Result};
@@ -243,7 +243,10 @@ impl<'a> Memory<'a> {
         let out = self.writer.pages()?;
         let (done, mut entries) = match self.compress {
             None => {
-                let done = increment.capture(plan, out.file(), &self.options).map_err(failed)?;
+                let sink = PagesFile::new(out.file());
+                let buffer_bytes = sink.buffer_bytes(self.options.buffer_bytes);
+                let options = CaptureOptions { buffer_bytes, ..self.options.clone() };
+                let done = increment.capture(plan, &sink, &options).map_err(failed)?;
                 let entries = done.here.iter().map(|run| entry(run, pe::PRESENT)).collect();
                 self.report.pages_bytes += total(&done.here) * PAGE_SIZE;
                 (done, entries)

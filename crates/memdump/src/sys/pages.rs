@@ -1,4 +1,4 @@
-//! The system calls that nix has no safe wrapper for.
+//! Page tables, and userfaultfd.
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::num::NonZeroUsize;
