@@ -1,5 +1,5 @@
 //! A process of a given size, for benches: `rewake-load READY [--memory BYTES] [--threads N] [--mappings N]
-//! [--descriptors N] [--writes BYTES]`. It writes to the FIFO `READY` once everything is there, and then only waits, or
+//! [--descriptors N] [--writes BYTES] [--huge BYTES]`, the last of memory in huge pages. It writes to the FIFO `READY` once everything is there, and then only waits, or
 //! writes so many bytes a second to its memory, a page after the other.
 #![allow(clippy::print_stderr, reason = "what is wrong with the arguments is told to whoever typed them")]
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
 /// Small, so that a thousand of them are threads and not memory.
 const STACK_BYTES: usize = 64 << 10;
@@ -21,13 +21,14 @@ struct Size {
     mappings: usize,
     descriptors: usize,
     writes: usize,
+    huge: usize,
 }
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((ready, size)) = parse(&args) else {
         eprintln!(
-            "usage: rewake-load READY [--memory BYTES] [--threads N] [--mappings N] [--descriptors N] [--writes BYTES]"
+            "usage: rewake-load READY [--memory BYTES] [--threads N] [--mappings N] [--descriptors N] [--writes BYTES] [--huge BYTES]"
         );
         return ExitCode::from(2);
     };
@@ -52,6 +53,7 @@ fn parse(args: &[String]) -> Option<(&str, Size)> {
             "--mappings" => size.mappings = value,
             "--descriptors" => size.descriptors = value,
             "--writes" => size.writes = value,
+            "--huge" => size.huge = value,
             _ => return None,
         }
     }
@@ -61,6 +63,7 @@ fn parse(args: &[String]) -> Option<(&str, Size)> {
 fn hold(ready: &Path, size: &Size) -> io::Result<std::convert::Infallible> {
     let mut memory = noise(size.memory);
     map(size.mappings)?;
+    touch_huge(size.huge)?;
     let directory = ready.parent().unwrap_or(Path::new("."));
     let files: Vec<File> = (0..size.descriptors)
         .map(|n| {
@@ -137,6 +140,24 @@ fn map(mappings: usize) -> io::Result<()> {
             // SAFETY: a writable page that nobody else knows of.
             unsafe { at.cast::<usize>().write(n) };
         }
+    }
+    Ok(())
+}
+
+/// Memory for which the kernel is asked for huge pages, touched once.
+#[expect(unsafe_code, reason = "mapping memory")]
+fn touch_huge(bytes: usize) -> io::Result<()> {
+    let Some(len) = std::num::NonZeroUsize::new(bytes) else { return Ok(()) };
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: the kernel chooses a place where nothing is.
+    let start = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }?;
+    // SAFETY: advice for the mapping just made, which changes nothing in it. A kernel without huge pages refuses.
+    let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_HUGEPAGE) };
+    for at in (0..bytes).step_by(PAGE_BYTES) {
+        // SAFETY: inside the mapping.
+        let byte = unsafe { start.cast::<u8>().add(at) };
+        // SAFETY: the mapping is writable and known to nobody else.
+        unsafe { byte.write(1) };
     }
     Ok(())
 }
