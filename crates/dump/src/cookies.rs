@@ -4,6 +4,7 @@
 //! leads to now. That nothing changed between the hash and the freeze is told by device, inode, size and time stamps.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -208,6 +209,15 @@ fn writable(flags: u32) -> bool {
     flags & libc::O_ACCMODE.unsigned_abs() != libc::O_RDONLY.unsigned_abs()
 }
 
+/// Whether a shared mapping can be made writable. Without flags, its link tells, which shows how the file was opened.
+fn may_be_written(area: &Area, link: &Path) -> bool {
+    if !area.vm_flags.is_empty() {
+        return area.vm_flags.contains(VmFlags::MAY_WRITE);
+    }
+    const OWNER_WRITES: u32 = 0o200;
+    std::fs::symlink_metadata(link).is_ok_and(|link| link.permissions().mode() & OWNER_WRITES != 0)
+}
+
 /// The regular files that a process had mapped or open, each once with everything that is done with it.
 fn seen(pid: Pid, areas: &[Area], descriptors: &[Glance]) -> Vec<Seen> {
     let mut all: HashMap<Identity, Seen> = HashMap::new();
@@ -225,8 +235,9 @@ fn seen(pid: Pid, areas: &[Area], descriptors: &[Glance]) -> Vec<Seen> {
     let mapped =
         areas.iter().filter(|area| matches!(area.kind, AreaKind::FilePrivate | AreaKind::FileShared));
     let mapped = mapped.map(|area| {
-        let writable = area.shared && area.vm_flags.contains(VmFlags::MAY_WRITE);
-        (area.map_files(pid), area.prot.contains(Prot::EXEC), writable)
+        let link = area.map_files(pid);
+        let writable = area.shared && may_be_written(area, &link);
+        (link, area.prot.contains(Prot::EXEC), writable)
     });
     let exe = (PathBuf::from(format!("/proc/{pid}/exe")), true, false);
     for (link, executable, is_writable) in std::iter::once(exe).chain(mapped) {

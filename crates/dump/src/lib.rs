@@ -14,6 +14,7 @@
 //! Nothing is frozen before [`preflight`] has found nothing in the way. The checkpoint appears at once and complete, or
 //! not at all. Whatever fails, the process goes on running.
 
+mod answers;
 mod asked;
 mod cookies;
 mod core;

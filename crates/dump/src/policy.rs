@@ -1,7 +1,9 @@
 //! Where memory of single mappings comes from. mbind(2).
 
+use std::ops::Range;
+
 use nix::errno::Errno;
-use rewake_images::extra::{PolicyExtra, TaskExtra};
+use rewake_images::extra::PolicyExtra;
 use rewake_memdump::{Area, AreaKind};
 use rewake_tracee::{Call, Remote};
 
@@ -13,10 +15,11 @@ const MPOL_F_ADDR: u64 = 2;
 const MODE_LEN: usize = 4;
 const AT_ONCE: usize = 4096;
 
-/// Asks for the policy of every mapping, and adds those that have one to `extra`.
+/// Asks for the policy of every mapping; gives those that have one, by their first and last address.
 ///
 /// The process can only be asked one address at a time, so this is one call for each, which takes a fraction of a microsecond.
-pub(crate) fn of_areas(remote: &mut Remote<'_>, areas: &[Area], extra: &mut TaskExtra) -> Result<()> {
+pub(crate) fn of_areas(remote: &mut Remote<'_>, areas: &[Area]) -> Result<Vec<(Range<u64>, PolicyExtra)>> {
+    let mut policies = Vec::new();
     let pid = remote.pid();
     let asked: Vec<&Area> = areas.iter().filter(|area| area.kind != AreaKind::Vsyscall).collect();
     for areas in asked.chunks(AT_ONCE) {
@@ -38,13 +41,13 @@ pub(crate) fn of_areas(remote: &mut Remote<'_>, areas: &[Area], extra: &mut Task
                 Ok(_) => {
                     let nodes = policy_nodes(remote, pid, area.start, MPOL_F_ADDR)?;
                     let policy = PolicyExtra { mode, nodes };
-                    extra.area_mut(area.start, area.end).memory_policy = Some(policy);
+                    policies.push((area.range(), policy));
                 }
                 // Built without nodes.
-                Err(Errno::ENOSYS) => return Ok(()),
+                Err(Errno::ENOSYS) => return Ok(policies),
                 Err(source) => return Err(DumpError::Remote { pid, call: "get_mempolicy", source }),
             }
         }
     }
-    Ok(())
+    Ok(policies)
 }

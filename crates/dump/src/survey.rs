@@ -11,18 +11,19 @@ use rewake_images::proto::{CoreEntry, FdinfoEntry, FsEntry, MmEntry, VmaEntry};
 use rewake_memdump::{Area, AreaKind, CaptureError, same_mappings};
 use rewake_tracee::{Release, ThreadGroup};
 
+use crate::answers::{Answers, Flags, Standing, ask};
 use crate::asked::ThreadState;
 use crate::cookies::FileCookies;
 use crate::core::{self, Process};
 use crate::error::{DumpError, Result};
 use crate::memory::{Known, Memory, Parent};
-use crate::objects::{DescriptorTable, FileTable, Ghost, Glance, Refusal, Search, refused};
+use crate::objects::{DescriptorTable, FileTable, Ghost, Glance, Search, refused};
 use crate::options::{After, DumpOptions, DumpReport};
 use crate::preflight::{self, Pipes, Running};
-use crate::proc::{self, Stat, Status};
+use crate::proc::Stat;
 use crate::snapshot::{self, Snapshot};
 use crate::tracking::Tracking;
-use crate::{asked, extra, mm, parallel, policy, sys, write};
+use crate::{extra, mm, parallel, sys, write};
 
 /// A process as it is written down.
 #[derive(Debug)]
@@ -52,8 +53,11 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let mut own = Tracking::new(options);
     let rounds = tracking.is_some();
     let tracking = tracking.unwrap_or(&mut own);
-    // The flags of mappings cost a walk over all pages: taken while the process runs, and checked when it stands.
-    let areas = || rewake_memdump::areas(pid).map_err(capture(pid));
+    let flags = Flags::of(options, rounds);
+    let areas = || match flags {
+        Flags::Before => rewake_memdump::areas(pid).map_err(capture(pid)),
+        Flags::Standing => rewake_memdump::maps(pid).map_err(capture(pid)),
+    };
     let looked = preflight::look(pid, Search::Quick, areas, |areas| tracking.unmarked(areas))?;
     let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
@@ -93,17 +97,21 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     let frozen = Instant::now();
     report.freezing += frozen.duration_since(freezing);
     let stood = report.frozen;
-    let areas = tracking.unmarked(settled(pid, areas)?);
+    let areas = match flags {
+        Flags::Before => tracking.unmarked(settled(pid, areas)?),
+        Flags::Standing => rewake_memdump::maps(pid).map_err(capture(pid))?,
+    };
     if let Some(vdso) = areas.iter().find(|area| area.kind == AreaKind::Vdso) {
         group.set_vdso(vdso.range()).map_err(DumpError::tracee(pid))?;
     }
+    let mut files = FileTable::new(options.ghost_limit);
+    let Standing { areas, pages, answers } = ask(&mut group, areas, flags)?;
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
             return Err(refused(pid, &format!("memory {:#x}-{:#x}", area.start, area.end), refusal));
         }
     }
-    let mut files = FileTable::new(options.ghost_limit);
-    let mut task = survey(&mut group, &areas, &descriptors, &mut files)?;
+    let mut task = survey(&group, answers, &areas, &descriptors, &mut files)?;
     cookies.take(&mut files, &executable(&task));
     report.threads = task.cores.len();
     report.mappings = areas.len();
@@ -115,7 +123,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     };
     let mut memory = Memory::new(pid, &writer, options, parent.as_ref(), &mut report);
     memory.known = known;
-    memory.surveyed = looked.pages;
+    memory.surveyed = looked.pages.or(pages);
     memory.shared(&files.shared)?;
     snapshot = take_snapshot(options, &mut group, &areas)?;
     if snapshot.is_none() {
@@ -219,10 +227,16 @@ fn settled(pid: Pid, before: Vec<Area>) -> Result<Vec<Area>> {
     if same_mappings(&before, &now) { Ok(before) } else { rewake_memdump::areas(pid).map_err(capture(pid)) }
 }
 
-fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut FileTable) -> Result<Task> {
+fn survey(
+    group: &ThreadGroup,
+    answers: Answers,
+    areas: &[Area],
+    seen: &[Glance],
+    files: &mut FileTable,
+) -> Result<Task> {
     let pid = group.pid();
-    let stat = Stat::read(pid)?;
-    let timers = proc::posix_timers(pid)?;
+    let Answers { stat, status, timers, state, threads: thread_states, lock_future, policies, table, open } =
+        answers;
     // Files that are mapped come first, as in every checkpoint.
     let exe = files.add_link(pid, "exe", 0)?;
     let mut task = Task {
@@ -231,7 +245,7 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
         mm: MmEntry::default(),
         fs: FsEntry::default(),
         fdinfo: Vec::new(),
-        extra: TaskExtra::default(),
+        extra: TaskExtra { lock_future, ..Default::default() },
         stat: stat.clone(),
     };
     let mut vmas = Vec::with_capacity(areas.len());
@@ -242,33 +256,15 @@ fn survey(group: &mut ThreadGroup, areas: &[Area], seen: &[Glance], files: &mut 
             task.extra.areas.push(extra);
         }
     }
+    for (area, policy) in policies {
+        task.extra.area_mut(area.start, area.end).memory_policy = Some(policy);
+    }
     mm::merge_vvar(&mut vmas);
-    let status = Status::read(pid)?;
     task.fs = FsEntry {
         cwd_id: files.add_link(pid, "cwd", 0)?.id,
         root_id: files.add_link(pid, "root", 0)?.id,
         umask: Some(status.umask),
     };
-
-    let timer_ids: Vec<u32> = timers.iter().map(|timer| timer.id).collect();
-    let mut remote = group.remote().map_err(DumpError::tracee(pid))?;
-    task.extra.lock_future = extra::lock_future(&remote, status.locked_kib)?;
-    let state = asked::process(&mut remote, &timer_ids)?;
-    if state.has_children {
-        return Err(children(pid)?);
-    }
-    if state.local_descriptors {
-        let reason = "segments of its own (modify_ldt) cannot be dumped".to_owned();
-        let refusal = Refusal { reason, remedy: "none but to do without them" };
-        return Err(refused(pid, "local descriptor table", refusal));
-    }
-    let thread_states = asked::threads(&mut remote)?;
-    policy::of_areas(&mut remote, areas, &mut task.extra)?;
-    let table = DescriptorTable::open(pid)?;
-    let open = asked::descriptors(&mut remote, &table.numbers(status.fd_size)?, table.count()?)?;
-    // What is mapped into the process for the questions must not be there while its memory is copied.
-    // Nor may this thread, and those it makes, remain bound to one CPU.
-    remote.finish().map_err(DumpError::tracee(pid))?;
 
     task.fdinfo = descriptors(pid, &table, &open, seen, files)?;
     task.mm = mm::entry(pid, &stat, &state, exe.id, vmas)?;
@@ -300,16 +296,6 @@ fn options(thread: &ThreadState, leader: &ThreadState) -> Vec<OptionExtra> {
     let slack = OptionExtra { option, value: thread.timer_slack_ns };
     let own = (thread.timer_slack_ns != leader.timer_slack_ns).then_some(slack);
     own.into_iter().chain(thread.options.iter().copied()).collect()
-}
-
-/// Why a process with children, or one that traces others, cannot be dumped.
-fn children(pid: Pid) -> Result<DumpError> {
-    let found = preflight::children(pid, Search::Thorough)?.into_iter().next();
-    let (object, refusal) = found.unwrap_or_else(|| {
-        let reason = "it traces another process (ptrace), which cannot be dumped".to_owned();
-        ("tracing".to_owned(), Refusal { reason, remedy: "have it detach first" })
-    });
-    Ok(refused(pid, &object, refusal))
 }
 
 /// `open` are the numbers that are open, each with whether it is closed by execve(2).

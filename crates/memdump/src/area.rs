@@ -148,3 +148,62 @@ impl Area {
 pub fn same_mappings(before: &[Area], after: &[Area]) -> bool {
     before.len() == after.len() && before.iter().zip(after).all(|(a, b)| a.same_mapping(b))
 }
+
+/// Gives `areas`, which come from [`crate::maps`], the flags, keys and kinds of those in `flagged`, which come from
+/// [`crate::areas`] and were read while others mapped and unmapped memory of their own beside them: what is alike the
+/// kernel makes one mapping of. False if one is not in there.
+pub fn take_flags(areas: &mut [Area], flagged: &[Area]) -> bool {
+    let mut flagged = flagged.iter().peekable();
+    areas.iter_mut().all(|area| {
+        while flagged.next_if(|known| known.end <= area.start).is_some() {}
+        let Some(known) = flagged.peek().filter(|known| known.start <= area.start && area.end <= known.end)
+        else {
+            return false;
+        };
+        (area.vm_flags, area.protection_key) = (known.vm_flags, known.protection_key);
+        if known.range() == area.range() {
+            area.kind = known.kind;
+        }
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smaps::AreaReader;
+
+    fn read(text: &str) -> Vec<Area> {
+        AreaReader::new(text.as_bytes()).map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn flags_are_taken_from_mappings_that_others_have_grown() {
+        let maps = "1000-2000 rw-p 00000000 00:00 0\n2000-4000 rw-s 00000000 00:05 9 /dev/mem\n8000-9000 r--p 00000000 00:00 0\n";
+        let smaps = "1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd wr dd\n\
+                     2000-4000 rw-s 00000000 00:05 9 /dev/mem\nVmFlags: rd wr io pf\n\
+                     5000-6000 r-xp 00000000 00:00 0\nVmFlags: rd ex\n\
+                     7000-9000 r--p 00000000 00:00 0\nProtectionKey: 3\nVmFlags: rd\n";
+        let mut areas = read(maps);
+        assert!(take_flags(&mut areas, &read(smaps)));
+        let flags: Vec<VmFlags> = areas.iter().map(|area| area.vm_flags).collect();
+        let [dont_dump, device, read_only] = &flags[..] else { panic!("{flags:?}") };
+        assert!(
+            dont_dump.contains(VmFlags::DONT_DUMP) && device.contains(VmFlags::IO) && !read_only.is_empty()
+        );
+        assert_eq!(areas[1].kind, AreaKind::Device);
+        assert_eq!((areas[2].range(), areas[2].protection_key), (0x8000..0x9000, 3));
+    }
+
+    #[test]
+    fn a_mapping_without_flags_is_noticed() {
+        let smaps = read("1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd wr\n");
+        for missing in [
+            "1000-3000 rw-p 00000000 00:00 0\n",
+            "0-1000 rw-p 00000000 00:00 0\n",
+            "5000-6000 rw-p 00000000 00:00 0\n",
+        ] {
+            assert!(!take_flags(&mut read(missing), &smaps), "{missing}");
+        }
+    }
+}

@@ -26,6 +26,7 @@
 //! Nothing here stops a process, and nothing is written into one. Capture may fault pages in: reading a page that is
 //! in swap space, or one of a shared object that was not mapped, makes it present.
 
+mod ahead;
 mod area;
 mod capture;
 mod choose;
@@ -53,7 +54,7 @@ mod track;
 mod vmflags;
 mod work;
 
-pub use area::{Area, AreaKind, same_mappings};
+pub use area::{Area, AreaKind, same_mappings, take_flags};
 pub use capture::{CaptureOptions, CaptureStats, LiveCapture, capture, capture_from, capture_live};
 pub use choose::{Choice, choice};
 pub use compressed::CompressedPages;
@@ -72,7 +73,7 @@ pub use settle::Settled;
 pub use sink::{PageSink, StreamSink, Turn};
 pub use smaps::{AreaReader, areas, maps};
 pub use soft_dirty::SoftDirtyTracker;
-pub use survey::{AreaPages, survey};
+pub use survey::{AreaPages, narrow, survey};
 pub use target::{MemorySource, MemoryTarget, SourceError};
 pub use track::{DirtyTracker, UffdTracker};
 pub use vmflags::{Prot, VmFlags};

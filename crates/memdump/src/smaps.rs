@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
 
+use crate::ahead::read_ahead;
 use crate::area::{Area, AreaKind};
 use crate::error::{CaptureError, is_gone};
 use crate::vmflags::{Prot, VmFlags};
@@ -38,7 +39,7 @@ fn read_list(pid: Pid, name: &str) -> Result<Vec<Area>, CaptureError> {
         Ok(file) => file,
         Err(source) => return Err(CaptureError::proc(pid, path, source)),
     };
-    let areas = AreaReader::new(BufReader::with_capacity(1 << 16, file)).collect::<Result<Vec<_>, _>>();
+    let areas = read_ahead(file, |text| AreaReader::new(text).collect::<Result<Vec<_>, _>>());
     match areas {
         Ok(areas) if areas.is_empty() => Err(CaptureError::NoMemory { pid }),
         Err(CaptureError::MapsRead { source, .. }) if is_gone(&source) => Err(CaptureError::Died { pid }),

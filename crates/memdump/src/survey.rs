@@ -39,6 +39,19 @@ pub fn survey(pid: Pid, areas: &[Area]) -> Result<Vec<AreaPages>, CaptureError> 
     survey_with(&mut PageScanner::open(pid)?, pid, areas)
 }
 
+/// Takes away what is not to be stored of `pages`, which were surveyed before the flags of `areas` were known.
+pub fn narrow(pages: &mut [AreaPages], areas: &[Area]) {
+    for pages in pages {
+        let Some(area) = areas.get(pages.area) else { continue };
+        if choice(area) == Choice::Nothing {
+            pages.runs.clear();
+        }
+        if !may_hold_guards(area) {
+            pages.guards.clear();
+        }
+    }
+}
+
 pub(crate) fn survey_with(
     scanner: &mut PageScanner,
     pid: Pid,
@@ -232,6 +245,22 @@ mod tests {
         let left = without(&[run(0..4), run(5..6), run(7..10)], &holes);
         assert_eq!(left, [run(0..2), run(3..4), run(7..9)]);
         assert_eq!(without(&[run(0..4)], &[]), [run(0..4)]);
+    }
+
+    #[test]
+    fn flags_that_come_later_take_pages_away() {
+        let text =
+            |flags: &str| format!("1000-3000 rw-p 00000000 00:05 9 /dev/mem\nVmFlags: rd wr {flags}\n");
+        let guard = PageRun { categories: PageCategories::GUARD, ..run(2..3) };
+        let mut before = AreaPages::default();
+        before.sort_in(vec![run(1..2), guard]);
+        for (flags, runs, guards) in [("mr", 1, 1), ("dp", 0, 1), ("pf io", 0, 0)] {
+            let area = AreaReader::new(text(flags).as_bytes()).next().unwrap().unwrap();
+            let mut pages = [before.clone()];
+            narrow(&mut pages, &[area]);
+            let [pages] = pages;
+            assert_eq!((pages.runs.len(), pages.guards.len()), (runs, guards), "{flags}");
+        }
     }
 
     #[test]
