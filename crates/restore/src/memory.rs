@@ -109,7 +109,7 @@ pub(crate) fn fill(
     if let Some(progress) = &options.progress {
         progress.expect(total * PAGE_SIZE);
     }
-    filler.run(threads)?;
+    remote.unbound(|_| filler.run(threads))?;
     Ok(total)
 }
 

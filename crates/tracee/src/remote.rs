@@ -183,7 +183,21 @@ impl<'a> Remote<'a> {
     /// As [`Remote::batch`]; [`TraceeError::Gone`] for a thread that is not of the group.
     pub fn batch_on(&mut self, work: &mut [(Pid, Vec<Call>)]) -> Result<()> {
         // Threads on one CPU would wait for each other.
+        self.unbound(|remote| remote.run_all(work))
+    }
+
+    /// Does something with the calling thread bound to no CPU: for what several threads do, as those it starts would all be
+    /// bound to the one it is bound to.
+    pub fn unbound<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let pinned = self.pin.take().is_some();
+        let done = work(self);
+        if pinned {
+            self.pin = Some(Pin::to_cpu_of(self.group.leader().tid()));
+        }
+        done
+    }
+
+    fn run_all(&mut self, work: &mut [(Pid, Vec<Call>)]) -> Result<()> {
         let mut slices: Vec<_> = work
             .iter_mut()
             .flat_map(|(tid, calls)| calls.chunks_mut(TABLE_CALLS).map(|calls| (*tid, calls)))
@@ -194,9 +208,6 @@ impl<'a> Remote<'a> {
             let (now, later) = rest.split_at_mut(one_round(rest));
             outcome = self.run(now, &mut Vec::new());
             rest = later;
-        }
-        if pinned {
-            self.pin = Some(Pin::to_cpu_of(self.group.leader().tid()));
         }
         outcome
     }

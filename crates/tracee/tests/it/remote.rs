@@ -47,6 +47,25 @@ fn calls_run_in_the_task_and_leave_nothing_behind() {
 }
 
 #[test]
+fn threads_started_meanwhile_run_anywhere() {
+    let cpus = || nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let task = Task::spawn("sleep", &["1000"]);
+    let before = cpus();
+    let mut group = ThreadGroup::seize(task.pid()).unwrap();
+    let mut remote = group.remote().unwrap();
+    // How it is while calls are run: bound to one.
+    let bound = cpus();
+    assert_eq!(remote.unbound(|_| std::thread::spawn(cpus).join().unwrap()), before);
+    let count = |set: nix::sched::CpuSet| {
+        (0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap()).count()
+    };
+    assert_eq!((count(bound), count(cpus())), (1, 1));
+    drop(remote);
+    assert_eq!(cpus(), before);
+    group.release(Release::Resume).unwrap();
+}
+
+#[test]
 fn what_a_call_returns_is_told() {
     let task = Task::spawn("sleep", &["1000"]);
     let mut group = ThreadGroup::seize(task.pid()).unwrap();
