@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use nix::unistd::Pid;
+use rewake_dump::DumpOptions;
 use serde::Serialize;
 
 /// Say whether a process, or anything on this machine, can be dumped and restored
@@ -14,6 +15,9 @@ pub(crate) struct Args {
     /// Only say whether this of CRIU's features is there for rewake; may be given several times
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(FEATURES), hide_possible_values = true)]
     feature: Vec<String>,
+    /// With --pid: for a dump that takes locks on files along
+    #[arg(short = 'l', long)]
+    file_locks: bool,
     /// Accepted for CRIU's sake: everything is always looked at
     #[arg(long, hide = true)]
     extra: bool,
@@ -94,7 +98,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
         return features(&args.feature, out);
     }
     match args.pid {
-        Some(pid) => process(pid, args.json, out),
+        Some(pid) => process(pid, args.file_locks, args.json, out),
         None => machine(args.json, out),
     }
 }
@@ -118,8 +122,12 @@ fn features(names: &[String], out: &mut impl Write) -> anyhow::Result<u8> {
     Ok(if all { crate::DONE } else { NO })
 }
 
-fn process(pid: i32, json: bool, out: &mut impl Write) -> anyhow::Result<u8> {
-    let obstacles = rewake_dump::preflight(Pid::from_raw(pid))?;
+fn process(pid: i32, file_locks: bool, json: bool, out: &mut impl Write) -> anyhow::Result<u8> {
+    let obstacles = {
+        let mut options = DumpOptions::new(Pid::from_raw(pid), "");
+        options.file_locks = file_locks;
+        rewake_dump::preflight(&options)?
+    };
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&obstacles)?)?;
     } else if obstacles.is_empty() {

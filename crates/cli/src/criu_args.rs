@@ -1,6 +1,6 @@
 //! Options of CRIU that container engines, scripts and test suites pass, and that ask for nothing rewake would do otherwise.
 //!
-//! Those that allow CRIU to dump more (`--tcp-established`, `--file-locks`) are taken as well: what rewake cannot dump it
+//! Those that allow CRIU to dump more (`--tcp-established`) are taken as well: what rewake cannot dump it
 //! refuses in any case, with a reason. Options that would have to change what is restored (`--inherit-fd`, `--join-ns`) are
 //! not here: they are unknown until they work. `docs/criu-options.md` lists all of them.
 
@@ -31,8 +31,6 @@ pub(crate) struct CriuArgs {
     network_lock: Option<String>,
     #[arg(short = 'x', long, hide = true, num_args = 0..=1, value_name = "INODES", require_equals = true)]
     ext_unix_sk: Option<Option<String>>,
-    #[arg(short = 'l', long, hide = true)]
-    file_locks: bool,
     #[arg(long, hide = true)]
     link_remap: bool,
     #[arg(long, hide = true)]

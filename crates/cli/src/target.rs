@@ -31,6 +31,9 @@ pub(crate) struct TargetArgs {
     /// Take along files that were deleted while open, up to this size
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = crate::size::parse)]
     ghost_limit: u64,
+    /// Take along locks on files: the restored process takes them again. Only if nobody else changes the files meanwhile
+    #[arg(short = 'l', long)]
+    file_locks: bool,
     /// Compress pages with LZ4, each for itself unless --compress-region is given. CRIU up to 4.2 cannot restore that
     #[arg(short = 'c', long)]
     compress: bool,
@@ -77,6 +80,7 @@ impl TargetArgs {
         let mut options = DumpOptions::new(Pid::from_raw(self.pid), &self.images_dir);
         options.parent.clone_from(&self.prev_images_dir);
         options.ghost_limit = self.ghost_limit;
+        options.file_locks = self.file_locks;
         options.track_mem = self.track_mem;
         options.auto_dedup = self.auto_dedup;
         options.compress = self.blocks.region().or(self.compress.then_some(Compression::PerPage));

@@ -284,7 +284,7 @@ mod tests {
     }
 
     fn taken(cookies: &mut FileCookies, pid: Pid) -> RegFileEntry {
-        let mut files = FileTable::new(0);
+        let mut files = FileTable::default();
         let id = files.add_link(pid, "exe", 0).unwrap().id;
         cookies.take(&mut files, &[id]);
         files.entries.first().unwrap().reg.clone().unwrap()
@@ -328,7 +328,7 @@ mod tests {
         with_process(|pid, program| {
             let areas = rewake_memdump::areas(pid).unwrap();
             let mut cookies = FileCookies::prepare(pid, &areas, &[], &FileOptions::default());
-            let mut files = FileTable::new(0);
+            let mut files = FileTable::default();
             let read = files.add_link(pid, "exe", 0).unwrap().id;
             // The same file again, as if it were open for writing.
             files.add_link(pid, "exe", libc::O_RDWR.unsigned_abs()).unwrap();

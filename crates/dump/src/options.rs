@@ -37,6 +37,9 @@ pub struct DumpOptions {
     pub threads: usize,
     /// Files that were deleted while open are taken along up to this size in bytes.
     pub ghost_limit: u64,
+    /// Locks and leases on files are taken along, and the restored process takes them again. Nobody keeps others from the files
+    /// meanwhile, so unless this is set, a process that holds one is refused.
+    pub file_locks: bool,
     /// What is recorded of files, to know them again at the restore.
     pub files: FileOptions,
     /// An earlier checkpoint that holds what did not change since; relative to `images_dir`.
@@ -70,6 +73,7 @@ impl DumpOptions {
             after: After::default(),
             threads,
             ghost_limit: 1 << 20,
+            file_locks: false,
             files: FileOptions::default(),
             parent: None,
             track_mem: false,

@@ -59,7 +59,7 @@ pub fn dump_periodically(
 ) -> Result<Ended> {
     let pid = options.pid;
     let process = sys::pidfd_open(pid).map_err(DumpError::call(pid, "pidfd_open", "the process"))?;
-    let obstacles = preflight(pid)?;
+    let obstacles = preflight(options)?;
     if !obstacles.is_empty() {
         return Err(DumpError::Obstacles { obstacles });
     }

@@ -36,7 +36,7 @@ pub(crate) fn pre_dump_with(
         None => areas,
     };
     let areas = || rewake_memdump::areas(pid).map_err(DumpError::capture(pid));
-    let looked = preflight::look(pid, Search::Quick, areas, unmarked)?;
+    let looked = preflight::look(options, Search::Quick, areas, unmarked)?;
     let Running { areas, .. } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;

@@ -13,6 +13,7 @@ use rewake_memdump::Area;
 
 use crate::error::{DumpError, Result};
 use crate::objects::{self, DescriptorTable, Glance, ObjectKind, OpenFile, Refusal, Search};
+use crate::options::DumpOptions;
 use crate::proc::{self, Stat, Status};
 use crate::{mm, parallel};
 
@@ -36,15 +37,16 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Everything found that stands in the way of dumping `pid`. Empty if it can be dumped.
+/// Everything found that stands in the way of the dump that is asked for. Empty if the process can be dumped.
 ///
 /// The task is looked at while it runs: what it does in between may still be an obstacle to the dump itself.
 ///
 /// # Errors
 /// [`DumpError::Proc`] for a process that is not there or may not be looked at.
-pub fn preflight(pid: Pid) -> Result<Vec<Obstacle>> {
+pub fn preflight(options: &DumpOptions) -> Result<Vec<Obstacle>> {
+    let pid = options.pid;
     let maps = || rewake_memdump::maps(pid).map_err(|source| DumpError::Capture { pid, source });
-    look(pid, Search::Thorough, maps, |areas| areas).map(|found| found.obstacles)
+    look(options, Search::Thorough, maps, |areas| areas).map(|found| found.obstacles)
 }
 
 /// What a look at a process found while it ran.
@@ -72,11 +74,12 @@ impl Looked {
 
 /// As [`preflight`], with mappings read by `areas`, of which `unmarked` takes away what is not the process' own doing.
 pub(crate) fn look(
-    pid: Pid,
+    options: &DumpOptions,
     search: Search,
     areas: impl FnOnce() -> Result<Vec<Area>> + Send,
     unmarked: impl FnOnce(Vec<Area>) -> Vec<Area>,
 ) -> Result<Looked> {
+    let pid = options.pid;
     let mut found = Findings { pid, obstacles: Vec::new() };
     let stat = Stat::read(pid)?;
     let status = Status::read(pid)?;
@@ -88,7 +91,7 @@ pub(crate) fn look(
         // The kernel takes its time over the mappings; everything else is looked at meanwhile.
         let areas = scope.spawn(areas);
         process(&mut found, &stat, &status, search)?;
-        let descriptors = descriptors(&mut found, status.fd_size, search)?;
+        let descriptors = descriptors(&mut found, options, status.fd_size, search)?;
         Ok((descriptors, areas.join().expect("reading mappings does not panic")?))
     })?;
     let areas = unmarked(areas);
@@ -219,7 +222,12 @@ pub(crate) fn list(pid: Pid, dir: &str) -> Result<Vec<RawFd>> {
 /// From so many descriptors on, a dump looks closely only when the process stands.
 const MANY_DESCRIPTORS: usize = 1024;
 
-fn descriptors(found: &mut Findings, size: u32, search: Search) -> Result<Vec<Glance>> {
+fn descriptors(
+    found: &mut Findings,
+    options: &DumpOptions,
+    size: u32,
+    search: Search,
+) -> Result<Vec<Glance>> {
     let table = DescriptorTable::open(found.pid)?;
     let open = table.count()?.unwrap_or(usize::MAX);
     let numbers = table.numbers(size)?;
@@ -240,8 +248,8 @@ fn descriptors(found: &mut Findings, size: u32, search: Search) -> Result<Vec<Gl
     parallel::in_order(&numbers, look, |glance| {
         let Some((kind, glance)) = glance else { return Ok(()) };
         let object = || format!("descriptor {} ({})", glance.fd, glance.link.display());
-        for lock in &glance.locks {
-            found.add(&object(), locked(lock));
+        for lock in glance.locks.iter().filter(|_| !options.file_locks) {
+            found.add(&object(), objects::not_asked_for(lock));
         }
         match kind {
             Err(refusal) => found.add(&object(), refusal),
@@ -270,11 +278,6 @@ fn of_descriptor(glance: &Glance, search: Search) -> Result<ObjectKind, Refusal>
         objects::reachable(&glance.link, &glance.stat)?;
     }
     Ok(kind)
-}
-
-/// A file lock, as proc_locks(5) has it.
-pub(crate) fn locked(lock: &str) -> Refusal {
-    refuse(format!("file locks cannot be dumped yet ({lock})"), "have the program release it")
 }
 
 /// Ends of pipes, to find those whose other end is outside.

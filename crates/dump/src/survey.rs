@@ -58,7 +58,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
         Flags::Before => rewake_memdump::areas(pid).map_err(capture(pid)),
         Flags::Standing => rewake_memdump::maps(pid).map_err(capture(pid)),
     };
-    let looked = preflight::look(pid, Search::Quick, areas, |areas| tracking.unmarked(areas))?;
+    let looked = preflight::look(options, Search::Quick, areas, |areas| tracking.unmarked(areas))?;
     let Running { mut areas, descriptors } = looked.unobstructed()?;
     let mut writer = CheckpointWriter::create(&options.images_dir)?;
     let parent = options.parent.as_ref().map(|link| writer.set_parent(link)).transpose()?;
@@ -104,7 +104,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     if let Some(vdso) = areas.iter().find(|area| area.kind == AreaKind::Vdso) {
         group.set_vdso(vdso.range()).map_err(DumpError::tracee(pid))?;
     }
-    let mut files = FileTable::new(options.ghost_limit);
+    let mut files = FileTable::new(options);
     let Standing { areas, pages, answers } = ask(&mut group, areas, flags)?;
     for area in &areas {
         if let Some(refusal) = mm::refusal(area) {
@@ -314,11 +314,6 @@ fn descriptors(
         taken.ok_or_else(|| DumpError::call(pid, "pidfd_getfd", format!("descriptor {fd}"))(Errno::EBADF))
     };
     parallel::in_order(open, take, |file| {
-        if let Some(lock) = file.locks().next() {
-            // Taken since preflight looked.
-            let object = format!("descriptor {} ({})", file.fd, file.link.display());
-            return Err(refused(pid, &object, preflight::locked(lock)));
-        }
         let pipe = file.is_pipe().then(|| file.again()).transpose()?;
         let (fd, flags) = (file.fd.unsigned_abs(), u32::from(file.close_on_exec));
         let (id, kind) = files.add_fd(file)?;

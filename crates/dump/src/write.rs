@@ -58,6 +58,7 @@ pub(crate) fn images(writer: &CheckpointWriter, task: &Task, files: &FileTable) 
     writer.write_all(Kind::Fdinfo, Some(ids.files_id.into()), &task.fdinfo)?;
     writer.write_all(Kind::Files, None, &files.entries)?;
     writer.write_all(Kind::RemapFpath, None, &files.remaps)?;
+    writer.write_all(Kind::Filelocks, None, &files.locks.entries)?;
     let inodes: Vec<_> = files.shared.iter().map(|object| object.inode.clone()).collect();
     writer.write_all(Kind::Memfd, None, &inodes)?;
     for kind in [Kind::PipesData, Kind::FifoData] {

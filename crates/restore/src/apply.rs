@@ -22,7 +22,7 @@ use crate::options::{RestoreOptions, RestoreReport};
 use crate::plan::Plan;
 use crate::remote::Table;
 use crate::sys::{self, STEP_NAMES, STUB_FAILED, StubSteps};
-use crate::{aspace, fetch, memory, state, threads, verify};
+use crate::{aspace, fetch, locks, memory, state, threads, verify};
 
 /// So many descriptors are closed by a thread of their own.
 const MANY: usize = 256;
@@ -105,6 +105,7 @@ fn rebuild(
     let floor = u64::from(numbers.floor.unsigned_abs());
     table.add("close_range", "what the stub had", Call::new(libc::SYS_close_range, &[floor, last, 0]));
     table.run(&mut remote)?;
+    locks::take(&mut remote, plan)?;
     state::login(&mut remote, plan, tc)?;
     state::sigactions(&mut remote, plan, tc)?;
     threads::create(&mut remote, plan)?;
@@ -235,7 +236,6 @@ fn steps(plan: &Plan, numbers: &Numbers, tell: RawFd) -> Result<StubSteps> {
         moves: numbers.moves(plan, tell)?,
         close: gaps(plan, numbers.floor.unsigned_abs()),
         epolls: objects::epoll_steps(plan)?,
-        locks: Vec::new(),
         tell,
     })
 }

@@ -45,6 +45,12 @@ pub enum RestoreError {
         /// The id.
         pid: u32,
     },
+    /// Somebody else holds a lock that the process held.
+    #[error("cannot take the lock on {path}: somebody else holds one", path = path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {action} {path}", path = path.display())]
     File {

@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 mod fpu;
 mod interrupted;
+mod locks;
 mod memory;
 mod numbers;
 mod objects;

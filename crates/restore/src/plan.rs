@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rewake_images::extra::{TaskExtra, ThreadExtra};
 use rewake_images::proto::{
-    CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, MmEntry,
-    PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
+    CoreEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry, MemfdInodeEntry,
+    MmEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
 };
 use rewake_images::{Checkpoint, Kind, PAGE_SIZE, framing};
 use rewake_tracee::SCRATCH_LEN;
@@ -99,6 +99,7 @@ pub(crate) struct Task {
     pub(crate) ghost_of: HashMap<u32, u32>,
     pub(crate) remaps: Vec<RemapFilePathEntry>,
     pub(crate) fdinfo: Vec<FdinfoEntry>,
+    pub(crate) locks: Vec<FileLockEntry>,
 }
 
 /// Reads a checkpoint and says what restoring it means. Nothing is created.
@@ -217,6 +218,7 @@ fn read_task(checkpoint: &Checkpoint, root: &PstreeEntry) -> Result<Task> {
         ghost_of: HashMap::new(),
         remaps: checkpoint.read_all(Kind::RemapFpath, None)?,
         fdinfo: Vec::new(),
+        locks: checkpoint.read_all(Kind::Filelocks, None)?,
     };
     read_ghosts(checkpoint, &mut task)?;
     Ok(task)

@@ -46,8 +46,6 @@ pub(crate) struct StubSteps {
     pub(crate) epolls: Vec<(RawFd, RawFd, libc::epoll_event)>,
     /// Ranges of descriptors to close.
     pub(crate) close: Vec<(u32, u32)>,
-    /// Locks to take: descriptor, lock.
-    pub(crate) locks: Vec<(RawFd, libc::flock)>,
     /// Where to say that all is done: one byte.
     pub(crate) tell: RawFd,
 }
@@ -55,8 +53,8 @@ pub(crate) struct StubSteps {
 /// Exit codes of a stub that could not take a step: this plus the number of the step.
 pub(crate) const STUB_FAILED: i32 = 64;
 /// Names of the steps, by number.
-pub(crate) const STEP_NAMES: [&str; 9] =
-    ["setsid", "setpgid", "chroot", "fchdir", "dup3", "close_range", "epoll_ctl", "fcntl(F_SETLK)", "write"];
+pub(crate) const STEP_NAMES: [&str; 8] =
+    ["setsid", "setpgid", "chroot", "fchdir", "dup3", "close_range", "epoll_ctl", "write"];
 
 /// Creates the process `pid` as a child, which takes its steps and then waits in a loop that does nothing.
 pub(crate) fn spawn_stub(pid: i32, steps: &StubSteps) -> Result<(), Errno> {
@@ -129,12 +127,8 @@ fn take_steps(steps: &StubSteps) -> Result<(), i32> {
         // SAFETY: the event is a valid struct that the kernel only reads.
         check(unsafe { libc::syscall(libc::SYS_epoll_ctl, *set, libc::EPOLL_CTL_ADD, *target, event) }, 6)?;
     }
-    for (fd, lock) in &steps.locks {
-        // SAFETY: the lock is a valid struct that the kernel only reads.
-        check(unsafe { libc::syscall(libc::SYS_fcntl, *fd, libc::F_SETLK, lock) }, 7)?;
-    }
     // SAFETY: the byte is a constant.
-    check(unsafe { libc::syscall(libc::SYS_write, steps.tell, c"r".as_ptr(), 1) }, 8)
+    check(unsafe { libc::syscall(libc::SYS_write, steps.tell, c"r".as_ptr(), 1) }, 7)
 }
 
 /// Waits until child `pid` has ended, and gives how. waitpid(2).

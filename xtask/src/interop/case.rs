@@ -72,28 +72,30 @@ pub(crate) fn run(scenario: &str, way: Way, rewake: &Path, dir: &Path) -> Result
 impl Case {
     fn own_dump(&self, workload: &Workload) -> Result<()> {
         let mut dump = Command::new(&self.rewake);
-        dump.args(["dump", "--tree", &workload.pid().to_string(), "--images-dir"]).arg(&self.images);
+        dump.args(["dump", "--file-locks", "--tree", &workload.pid().to_string(), "--images-dir"])
+            .arg(&self.images);
         finish(&mut dump, "rewake dump")?;
         Ok(workload.wait_end(END_LIMIT)?)
     }
 
     fn own_restore(&self) -> Result<()> {
         let mut restore = Command::new(&self.rewake);
-        restore.args(["restore", "--restore-detached", "--images-dir"]).arg(&self.images);
+        restore.args(["restore", "--file-locks", "--restore-detached", "--images-dir"]).arg(&self.images);
         finish(&mut restore, "rewake restore")
     }
 
     fn peer_dump(&self, workload: &Workload) -> Result<()> {
         fs::create_dir(&self.images)?;
         let mut dump = Peer::open()?.criu();
-        dump.args(["dump", "--tree", &workload.pid().to_string(), "--images-dir"]).arg(&self.images);
+        dump.args(["dump", "--file-locks", "--tree", &workload.pid().to_string(), "--images-dir"])
+            .arg(&self.images);
         self.peer_finish(&mut dump, "dump")?;
         Ok(workload.wait_end(END_LIMIT)?)
     }
 
     fn peer_restore(&self) -> Result<()> {
         let mut restore = Peer::open()?.criu();
-        restore.args(["restore", "--restore-detached", "--images-dir"]).arg(&self.images);
+        restore.args(["restore", "--file-locks", "--restore-detached", "--images-dir"]).arg(&self.images);
         self.peer_finish(&mut restore, "restore")
     }
 

@@ -4,6 +4,7 @@ mod descriptors;
 mod eventfd;
 mod eventpoll;
 mod ghost;
+mod locks;
 mod memfd;
 mod pipe;
 mod regfile;
@@ -16,6 +17,7 @@ use rewake_images::proto::{FdTypes, FileEntry};
 
 pub(crate) use descriptors::{DescriptorTable, Glance, OpenFile, Search};
 pub(crate) use ghost::Ghost;
+pub(crate) use locks::not_asked_for;
 pub(crate) use memfd::SharedObject;
 pub(crate) use pipe::{other_end_is_open, readable};
 pub(crate) use regfile::reachable;

@@ -13,9 +13,11 @@ use rewake_images::proto::{FdTypes, FileEntry, PipeDataEntry, RegFileEntry, Rema
 use rewake_memdump::{Area, AreaKind};
 
 use super::ghost::Ghost;
+use super::locks::Locks;
 use super::memfd::SharedObject;
 use super::{ObjectKind, OpenFile, Refusal, eventfd, eventpoll, memfd, pipe, regfile, signalfd, timerfd};
 use crate::error::{DumpError, Result};
+use crate::options::DumpOptions;
 use crate::preflight::Obstacle;
 use crate::{proc, sys};
 
@@ -58,6 +60,7 @@ pub(crate) struct FileTable {
     /// Files that have cookies, to be put in when it is known what is done with them.
     pub(crate) named: Vec<NamedFile>,
     ghost_limit: u64,
+    pub(crate) locks: Locks,
 }
 
 /// A regular file that has an entry.
@@ -86,9 +89,9 @@ struct Known {
 }
 
 impl FileTable {
-    /// `ghost_limit` is the size in bytes up to which files that were deleted while open are taken along.
-    pub(crate) fn new(ghost_limit: u64) -> Self {
-        Self { ghost_limit, ..Self::default() }
+    pub(crate) fn new(options: &DumpOptions) -> Self {
+        let locks = Locks::new(options.file_locks);
+        Self { ghost_limit: options.ghost_limit, locks, ..Self::default() }
     }
 
     fn next_id(&self) -> u32 {
@@ -97,6 +100,13 @@ impl FileTable {
 
     /// Takes note of a descriptor; gives the id and type of the open file behind it, new or known.
     pub(crate) fn add_fd(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
+        let held = self.locks.of(&file)?;
+        let (id, kind) = self.identify(file)?;
+        self.locks.add(id, held);
+        Ok((id, kind))
+    }
+
+    fn identify(&mut self, file: OpenFile) -> Result<(u32, FdTypes)> {
         let bucket = self.known.entry(identity(&file.stat)).or_default();
         let mut failed = None;
         let place = bucket.binary_search_by(|known| {

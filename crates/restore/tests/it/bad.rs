@@ -117,7 +117,7 @@ kernel_test! {
         let pid = Pid::from_raw(std::fs::read_to_string(&ready).unwrap().parse().unwrap());
         let said = refused(pid);
         assert!(said.contains("descriptor 3 (") && said.contains("FLOCK"), "{said}");
-        let listed = rewake_dump::preflight(pid).unwrap();
+        let listed = rewake_dump::preflight(&DumpOptions::new(pid, "nowhere")).unwrap();
         assert!(listed.iter().any(|obstacle| obstacle.reason.contains("FLOCK")), "{listed:?}");
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
@@ -223,7 +223,7 @@ kernel_test! {
             std::fs::write(&file, "").unwrap();
             let (mut child, pid) = python(&file, &format!("{start}\n{thread}"));
             let said = refused(pid);
-            let listed = rewake_dump::preflight(pid).unwrap();
+            let listed = rewake_dump::preflight(&DumpOptions::new(pid, "nowhere")).unwrap();
             let [obstacle] = listed.as_slice() else { panic!("{listed:?}") };
             let theirs = obstacle.object.strip_prefix("child ").unwrap().parse().unwrap();
             child.kill().unwrap();
@@ -249,6 +249,28 @@ kernel_test! {
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(said.contains("traces another process"), "{said}");
+    }
+}
+
+kernel_test! {
+    fn a_lock_that_somebody_took_meanwhile_is_told_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let workload = Workload::spawn("file-locks", dir.path()).unwrap();
+        let (pid, images) = (workload.pid(), dir.path().join("images"));
+        let mut options = DumpOptions::new(pid, &images);
+        options.file_locks = true;
+        dump(&options).unwrap();
+        workload.wait_end(PATIENCE).unwrap();
+        let file = std::fs::File::open(dir.path().join("exclusive")).unwrap();
+        file.lock().unwrap();
+        match restore(&RestoreOptions::new(&images)) {
+            Err(RestoreError::Locked { path }) => assert_eq!(path.file_name().unwrap(), "exclusive"),
+            other => panic!("{other:?}"),
+        }
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "something is left");
+        file.unlock().unwrap();
+        restore(&RestoreOptions::new(&images)).unwrap();
+        assert_eq!(verdict(&Workload::adopt(pid, dir.path()).unwrap()), "PASS");
     }
 }
 

@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Dumps a workload, which kills it, and restores it.
 fn through(workload: Workload, images: &Path) -> Result<Workload, String> {
-    dump(&DumpOptions::new(workload.pid(), images)).map_err(|e| format!("dump: {}", chain(&e)))?;
+    let mut options = DumpOptions::new(workload.pid(), images);
+    options.file_locks = true;
+    dump(&options).map_err(|e| format!("dump: {}", chain(&e)))?;
     workload.wait_end(PATIENCE).unwrap();
     restore(&RestoreOptions::new(images)).map_err(|e| format!("restore: {}", chain(&e)))?;
     Ok(Workload::adopt(workload.pid(), workload.dir()).unwrap())
@@ -44,6 +46,7 @@ fn looked_at(scenario: &Scenario, dir: &Path) -> Result<String, String> {
     let workload = scenario.start(dir).map_err(|e| format!("start: {}", chain(&e)))?;
     let mut options = DumpOptions::new(workload.pid(), dir.join("images"));
     options.after = After::LeaveRunning;
+    options.file_locks = true;
     dump(&options).map_err(|e| format!("dump: {}", chain(&e)))?;
     scenario.verdict(&workload).map_err(|e| chain(&e))
 }

@@ -4,6 +4,7 @@ mod churn;
 mod credentials;
 mod events;
 mod ghost;
+mod locks;
 mod memfd;
 mod memory;
 mod minimal;
@@ -101,6 +102,7 @@ pub(crate) const ALL: &[Scenario] = &[
     any("ghost-directory", ghost::ghost_directory),
     any("unnamed", ghost::unnamed),
     any("owner", regfile::owner),
+    any("file-locks", locks::file_locks),
     any("pipe", pipe::pipe),
     any("pipe-packets", pipe::pipe_packets),
     any("fifo", pipe::fifo),
