@@ -46,6 +46,16 @@ const KNOWN: &[Known] = &[
     from("slice", NO_PLACE),
     to("deadline", NO_PLACE),
     from("deadline", NO_PLACE),
+    to("ghost-attributes", NO_PLACE),
+    from("ghost-attributes", NO_PLACE),
+    to(
+        "ghost-directory",
+        "CRIU leaves behind what it makes of a directory that is gone (also of its own checkpoints)",
+    ),
+    to(
+        "unnamed",
+        "CRIU gives a file of O_TMPFILE a name and takes it away again, after which it can get none",
+    ),
     to("personality", "CRIU leaves what it restores with personality 0"),
     from("personality", "CRIU reads the hexadecimal number in /proc/PID/personality as a decimal one"),
     to("extra", NO_PLACE),
