@@ -1,6 +1,6 @@
 //! `rewake memory`: what is in the memory of a checkpoint.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
@@ -84,12 +84,14 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
                 Some(pid) => vec![Space::Pid(explorer.task(*pid)?.entry.pid)],
                 None => explorer.spaces()?,
             };
+            // There may be millions of places, and standard output writes each line by itself.
+            let mut out = BufWriter::with_capacity(64 << 10, out);
             let mut found = 0_u64;
             let mut failed = None;
             for space in spaces {
                 let ended = explorer.search(space, &pattern, *context, |hit| {
                     found += 1;
-                    failed = show(&hit, *json, out).err();
+                    failed = show(&hit, *json, &mut out).err();
                     let enough = failed.is_some() || max.is_some_and(|max| found >= max);
                     if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 })?;
@@ -100,6 +102,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
                     break;
                 }
             }
+            out.flush()?;
             Ok(if found == 0 { NO } else { crate::DONE })
         }
         Command::Read { path, pid, address, length, raw } => {

@@ -68,7 +68,7 @@ impl Pattern {
 
     /// The matches inside `text` from `from` on.
     pub(super) fn matches<'p, 't>(&'p self, text: &'t [u8], from: usize) -> Matches<'p, 't> {
-        Matches { pattern: self, text, from, run: from..from }
+        Matches { pattern: self, text, from, run: from..from, window: 0 }
     }
 
     /// Before this place of `text` every match that begins there ends in it, if it is no longer than matches may be: what comes
@@ -90,6 +90,8 @@ pub(super) struct Matches<'p, 't> {
     from: usize,
     /// The last run of bytes that was looked at.
     run: Range<usize>,
+    /// Bytes that the engine gets with the next run, if that is near again.
+    window: usize,
 }
 
 impl Iterator for Matches<'_, '_> {
@@ -129,6 +131,22 @@ impl Matches<'_, '_> {
                 None => alphabet.next_run(self.text, from)?,
             };
             self.from = self.run.start;
+            self.widen(alphabet, self.run.start - from);
+        }
+    }
+
+    /// Where runs lie close together, to look for each by itself takes longer than to give the engine many at once.
+    fn widen(&mut self, alphabet: &Alphabet, skipped: usize) {
+        const NEAR: usize = 128;
+        const MOST: usize = 16 << 10;
+        self.window = if skipped < NEAR { (self.window * 2).clamp(NEAR, MOST) } else { 0 };
+        let at = self.run.start + self.window;
+        if let Some(rest) = self.text.get(at..)
+            && at > self.run.end
+        {
+            // It ends where no match goes on.
+            let len = rest.iter().position(|byte| !alphabet.has(*byte));
+            self.run.end = len.map_or(self.text.len(), |len| at + len);
         }
     }
 }
@@ -304,7 +322,9 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             alphabet[usize::try_from(state >> 40).unwrap() % alphabet.len()]
         };
-        let text: Vec<u8> = (0..20_000).map(|_| byte()).collect();
+        // With gaps, for where runs are near each other they are taken many at once.
+        let text: Vec<u8> =
+            (0..40_000).map(|at| if at / 700 % 4 > 1 && at > 9_000 { b' ' } else { byte() }).collect();
         for expression in patterns {
             let pattern = Pattern::regex(expression).unwrap();
             let plain = regex::bytes::Regex::new(expression).unwrap();
@@ -318,6 +338,11 @@ mod tests {
             }
             assert_eq!(all(&pattern, &text), wanted, "{expression}");
         }
+        let pattern = Pattern::regex(r"[ab]+[0-9]").unwrap();
+        let mut matches = pattern.matches(&text, 0);
+        let windows: Vec<usize> = std::iter::from_fn(|| matches.next().map(|_| matches.run.len())).collect();
+        assert!(windows.iter().any(|len| *len < 20), "alone");
+        assert!(windows.iter().any(|len| *len > 8_000), "many at once");
     }
 
     #[test]

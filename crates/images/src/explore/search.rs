@@ -100,6 +100,10 @@ impl Explorer<'_> {
         let store = self.store(space)?;
         search_store(&store, pattern, |span, address, bytes| {
             let around = |range: Range<u64>| {
+                // As it is for each of what may be millions.
+                if range.is_empty() {
+                    return Ok(Vec::new());
+                }
                 let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
                 store.read_at(range.start, &mut bytes).map(|()| bytes)
             };
