@@ -158,8 +158,7 @@ pub(super) fn container(
         }
         Engine::CriO => {
             let metadata = note("io.kubernetes.cri-o.Metadata").unwrap_or_default();
-            let metadata: Value = serde_json::from_str(&metadata)
-                .map_err(|error| format!("io.kubernetes.cri-o.Metadata: {error}"))?;
+            let metadata: Value = serde_json::from_str(&metadata).unwrap_or_default();
             let address = note("io.kubernetes.cri-o.IP.0").filter(|address| !address.is_empty());
             let interface = address.map(|address| Interface {
                 network: String::new(),
@@ -183,6 +182,10 @@ pub(super) fn container(
             Vec::new(),
         ),
     };
+    // Outside of Kubernetes there are no such notes.
+    let name = if name.is_empty() { text(&config, "name") } else { name };
+    let image = ["rootfsImageName", "rootfsImage"].map(|key| text(&config, key));
+    let image = image.into_iter().find(|image| !image.is_empty()).unwrap_or_default();
     let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
     let mount = |value: &Value| SpecMount {
         destination: text(value, "destination"),
@@ -195,7 +198,7 @@ pub(super) fn container(
         engine,
         name,
         id: text(&config, "id"),
-        image: text(&config, "rootfsImageName"),
+        image,
         runtime: text(&config, "runtime"),
         created,
         // Go writes the time that is none as the first of all years.
@@ -251,8 +254,11 @@ fn of_docker(config: &Value, host: &Value, checkpoint_size: u64) -> Container {
     }
 }
 
-/// Interfaces in podman's status of the network.
+/// Interfaces in podman's status of the network: by network and name, or before podman 4 the results of CNI plugins.
 fn interfaces(status: Option<&Value>) -> Vec<Interface> {
+    if let Some(results) = status.and_then(Value::as_array) {
+        return results.iter().flat_map(of_cni).collect();
+    }
     let mut all = Vec::new();
     for (network, result) in status.and_then(Value::as_object).into_iter().flatten() {
         for (name, interface) in result.get("interfaces").and_then(Value::as_object).into_iter().flatten() {
@@ -266,4 +272,21 @@ fn interfaces(status: Option<&Value>) -> Vec<Interface> {
         }
     }
     all
+}
+
+/// The interfaces inside the container: those in a sandbox. The others are the host's ends.
+fn of_cni(result: &Value) -> Vec<Interface> {
+    let list = |key: &str| result.get(key).and_then(Value::as_array).into_iter().flatten().enumerate();
+    let inside = list("interfaces").filter(|(_, interface)| !text(interface, "sandbox").is_empty());
+    let interfaces = inside.map(|(index, interface)| {
+        let is_its = |ip: &&Value| ip.get("interface").and_then(Value::as_u64) == Some(index as u64);
+        let addresses = list("ips").map(|(_, ip)| ip).filter(is_its).map(|ip| text(ip, "address"));
+        Interface {
+            network: String::new(),
+            name: text(interface, "name"),
+            addresses: addresses.filter(|address| !address.is_empty()).collect(),
+            mac: text(interface, "mac"),
+        }
+    });
+    interfaces.collect()
 }

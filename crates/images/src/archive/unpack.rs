@@ -226,6 +226,13 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let Some((kind, _)) = Kind::from_file_name(name).filter(|_| dirs.len() <= DEEPEST) else {
+            // What runtimes keep beside the images is part of the checkpoint.
+            if dirs.len() <= DEEPEST && dirs.last() == Some(&metadata::CHECKPOINT_DIR) {
+                let count = self.totals.len();
+                let total = self.totals.entry(place).or_default();
+                *total = total.saturating_add(size);
+                self.check(count <= 2 * MOST_DIRECTORIES, || "very many directories".into())?;
+            }
             return Ok(());
         };
         let total = self.totals.entry(place.clone()).or_default();

@@ -70,7 +70,7 @@ fn the_same_in_all_compressions() {
         assert_eq!(found.processes, wanted.processes, "arguments and environment, too");
         assert_eq!(found.statistics, wanted.statistics);
         assert_eq!(found.sizes.pages, wanted.sizes.pages);
-        assert_eq!(archive.container().unwrap().name, "");
+        assert_eq!(archive.container().unwrap().name, "web");
     }
 }
 
@@ -134,6 +134,37 @@ fn what_each_engine_says() {
     let container = archive.container().unwrap();
     assert_eq!((container.engine, container.name.as_str()), (Engine::Containerd, "job"));
     assert_eq!((container.pod.as_deref(), container.namespace.as_deref()), (Some("pod-2"), Some("prod")));
+}
+
+/// What versions and settings leave out or write otherwise.
+#[test]
+fn what_engines_say_otherwise() {
+    let container = |spec: &str, more: &[(&str, &str)]| {
+        let files = [&[("config.dump", CONFIG), ("spec.dump", spec)], more].concat();
+        opened(&tar("checkpoint/", &files), Contents::Arguments).unwrap().container().unwrap().clone()
+    };
+    // Before podman 4, with CNI.
+    let podman = r#"{"annotations": {"io.container.manager": "libpod"}}"#;
+    let network = r#"[{"cniVersion": "0.4.0", "interfaces": [{"name": "cni-podman0", "mac": "c6:37:79:d6:20:01"},
+        {"name": "eth0", "mac": "f2:99:8d:fb:5a:57", "sandbox": "/run/netns/cni-1"}],
+        "ips": [{"version": "4", "interface": 1, "address": "10.88.0.9/16", "gateway": "10.88.0.1"}]}]"#;
+    let plain = container(podman, &[]);
+    let old = container(podman, &[("network.status", network), ("checkpoint/descriptors.json", "[null]")]);
+    assert_eq!(old.interfaces.len(), 1);
+    assert_eq!(
+        (old.interfaces[0].name.as_str(), old.interfaces[0].mac.as_str()),
+        ("eth0", "f2:99:8d:fb:5a:57")
+    );
+    assert_eq!(old.interfaces[0].addresses, ["10.88.0.9/16"]);
+    assert_eq!(
+        old.checkpoint_size,
+        plain.checkpoint_size + 6,
+        "what the runtime keeps beside the images counts"
+    );
+    // Without the notes of Kubernetes.
+    for spec in [r#"{"annotations": {"io.container.manager": "cri-o"}}"#, "{}"] {
+        assert_eq!(container(spec, &[]).name, "web");
+    }
 }
 
 #[test]
