@@ -18,7 +18,11 @@ impl Scratch {
     pub fn dir(&self) -> &Path {
         let make = || {
             let shared = Path::new("/dev/shm");
-            if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.unwrap()
+            if shared.is_dir() {
+                // Also for what the library unpacks.
+                tempfile::env::override_temp_dir(shared).unwrap();
+            }
+            tempfile::tempdir().unwrap()
         };
         self.0.get_or_init(make).path()
     }
