@@ -1,12 +1,16 @@
 //! `rewake crit`: images as JSON and back, with the options of CRIU's tool of that name.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rewake_images::ImageReader;
-use rewake_images::json::{Style, count_entries, decode_file, decode_image, encode_image, open};
+use rewake_images::json::{
+    Style, count_entries, decode_file, decode_image, encode_image, open, open_through,
+};
+
+use crate::progress::Watched;
 
 /// What to do with an image.
 #[derive(Debug, clap::Args)]
@@ -67,7 +71,11 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             let style = if *pretty { Style::pretty() } else { Style::plain() };
             to(output.as_deref(), out, |out| {
                 match input {
-                    Some(path) => decode_file(path, style, out)?,
+                    // Where the JSON itself goes to the terminal, or to a pager, a bar would be in its way.
+                    Some(path) => {
+                        let watched = |file| Watched::new("decoding", output.is_some(), file);
+                        decode_image(&mut open_through(path, watched)?, style, out)?;
+                    }
                     None => {
                         let mut image = ImageReader::detect("standard input", std::io::stdin().lock(), None)?;
                         decode_image(&mut image, style, out)?;
@@ -84,7 +92,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             let (name, json): (&Path, Box<dyn Read>) = match input {
                 Some(path) => {
                     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-                    (path, Box::new(BufReader::new(file)))
+                    (path, Box::new(Watched::new("encoding", output.is_some(), file)))
                 }
                 None => (Path::new("standard input"), Box::new(std::io::stdin().lock())),
             };

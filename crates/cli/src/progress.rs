@@ -1,6 +1,7 @@
 //! How far a command is, on a terminal, and its end by a signal.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,5 +84,33 @@ impl Progress for Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A file that is read from its beginning to its end, with a bar.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    file: File,
+    bar: Option<Arc<Watcher>>,
+}
+
+impl Watched {
+    /// A bar that says `what` is done, if it `is_looked_at` at all.
+    pub(crate) fn new(what: &'static str, is_looked_at: bool, file: File) -> Self {
+        let bar = is_looked_at.then(|| Watcher::new(what, false));
+        if let (Some(bar), Ok(meta)) = (&bar, file.metadata()) {
+            bar.expect(meta.len());
+        }
+        Self { file, bar }
+    }
+}
+
+impl Read for Watched {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buf)?;
+        if let Some(bar) = &self.bar {
+            bar.done(count as u64);
+        }
+        Ok(count)
     }
 }

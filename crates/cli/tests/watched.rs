@@ -178,3 +178,37 @@ kernel_test! {
         }
     }
 }
+
+#[test]
+fn a_long_conversion_has_a_bar_on_a_terminal() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    for to_file in [true, false] {
+        let json = dir.path().join(format!("json-{to_file}"));
+        nix::unistd::mkfifo(&json, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
+        let screen = std::thread::spawn(move || {
+            let (mut text, mut screen) = (Vec::new(), File::from(pty.master));
+            let _ = screen.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let image = dir.path().join("image");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rewake"));
+        command.args(["crit", "encode", "-i"]).arg(&json).stdout(Stdio::null()).stderr(pty.slave);
+        if to_file {
+            command.arg("-o").arg(&image);
+        }
+        let mut child = command.env("TERM", "xterm").spawn().unwrap();
+        drop(command);
+        let mut writer = File::options().write(true).open(&json).unwrap();
+        writer.write_all(b"{\"magic\": \"PAGEMAP\", \"entries\": [").unwrap();
+        std::thread::sleep(LONG);
+        writer.write_all(b"{\"pages_id\": 1}]}").unwrap();
+        drop(writer);
+        assert!(child.wait().unwrap().success());
+        let screen = screen.join().unwrap();
+        assert_eq!(screen.contains("encoding"), to_file, "{screen:?}");
+    }
+    assert_eq!(fs::read(dir.path().join("image")).unwrap().len(), 14);
+}

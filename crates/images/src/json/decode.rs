@@ -50,6 +50,14 @@ pub fn decode_file(path: &Path, style: Style, output: &mut impl Write) -> Result
 /// # Errors
 /// As [`ImageReader::detect`].
 pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
+    open_through(path, |file| file)
+}
+
+/// As [`open`]; the file is read through what `wrap` makes of it, which may watch how far it is.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_through<R: Read>(path: &Path, wrap: impl FnOnce(File) -> R) -> Result<ImageReader<BufReader<R>>> {
     let name = path.file_name().and_then(|name| name.to_str());
     if let Some((kind, _)) = name.and_then(Kind::from_file_name)
         && kind.info().head == Head::Raw
@@ -58,7 +66,8 @@ pub fn open(path: &Path) -> Result<ImageReader<BufReader<File>>> {
     }
     let file = File::open(path).map_err(ImageError::io(path, "open"))?;
     let meta = file.metadata().map_err(ImageError::io(path, "stat"))?;
-    ImageReader::detect(path, BufReader::with_capacity(64 << 10, file), meta.is_file().then_some(meta.len()))
+    let input = BufReader::with_capacity(64 << 10, wrap(file));
+    ImageReader::detect(path, input, meta.is_file().then_some(meta.len()))
 }
 
 /// Writes an image as JSON, and no newline behind it. Needs memory for one entry, and for some batches

@@ -22,7 +22,7 @@ mod tables;
 mod text;
 mod wire;
 
-pub use decode::{Style, count_entries, decode_file, decode_image, open};
+pub use decode::{Style, count_entries, decode_file, decode_image, open, open_through};
 pub use encode::encode_image;
 
 #[cfg(feature = "explore")]
