@@ -16,13 +16,47 @@
 //! # Ok::<(), rewake_images::ImageError>(())
 //! ```
 //!
-//! [`edit`] changes images in place and keeps all it does not change, fields this crate does not know among it.
+//! # What to take
+//!
+//! | to | take | feature |
+//! | --- | --- | --- |
+//! | open a checkpoint and read images as typed messages | [`Checkpoint`], [`ImageReader`], [`proto`] | |
+//! | change images and keep every byte that is not changed | [`edit::ImageEditor`] | |
+//! | read memory, wherever in pages files and parents it lies | [`Checkpoint::memory`], [`PageStore`] | `lz4`, `mmap` |
+//! | write a checkpoint | [`CheckpointWriter`] | |
+//! | print images as JSON as CRIU's `crit` does, and encode it | `json::decode_file`, `json::encode_image` | `json` |
+//! | ask who runs, what is open, mapped and connected | `explore::Explorer`, `explore::inspect` | `explore` |
+//! | search memory, compare checkpoints, make core files | `explore::Pattern`, `explore::diff`, `coredump` | `explore` |
+//! | find all that is wrong with a checkpoint | `validate::validate` | `validate` |
+//! | open checkpoints in archives of container engines | `archive::Archive` | `archive` |
+//!
+//! A file has moved, and the restored program shall find it (more in [`edit`]):
+//!
+//! ```
+//! use rewake_images::{Kind, edit::ImageEditor, proto};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let files = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/pipe00-h/files.img");
+//! # std::fs::copy(files, dir.path().join("files.img"))?;
+//! # let checkpoint = dir.path();
+//! let mut files = ImageEditor::open(Kind::Files, checkpoint.join("files.img"))?;
+//! files.edit_each(|file: &mut proto::FileEntry| {
+//!     if let Some(file) = file.reg.as_mut().filter(|file| file.name.ends_with("/libc.so.6")) {
+//!         file.name = "/opt/lib/libc.so.6".into();
+//!     }
+//! })?;
+//! files.save()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Programs to begin with: `cargo run --example processes --features explore -- DIR` prints who runs in a checkpoint, `--example
+//! json --features json -- FILE.img` an image.
 //!
 //! Nothing here needs Linux. Input is hostile: sizes are checked against the file before memory is taken, required
 //! fields are checked, and errors name file, entry and byte offset.
 //!
-//! Features: `mmap` maps pages files instead of reading them ([`PageStore::bytes`]); `explore` answers questions about a
-//! checkpoint; `archive` reads those in archives of container engines; `validate` finds what is wrong with one.
+//! Features that are no modules: `mmap` maps pages files instead of reading them ([`PageStore::bytes`]), `lz4` reads and writes
+//! compressed pages.
 
 #[cfg(feature = "archive")]
 pub mod archive;

@@ -16,6 +16,29 @@
 //! }
 //! # Ok::<(), rewake_images::ImageError>(())
 //! ```
+//!
+//! Where in memory a text lies, in all processes:
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use rewake_images::Checkpoint;
+//! use rewake_images::explore::{Explorer, Pattern};
+//!
+//! let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/pipe00-h"))?;
+//! let explorer = Explorer::new(&checkpoint)?;
+//! let pattern = Pattern::regex(r"PATH=[!-~]+")?;
+//! let mut found = 0;
+//! for space in explorer.spaces()? {
+//!     let _ = explorer.search(space, &pattern, 0, |hit| {
+//!         println!("{:?} {:#x}: {}", hit.space, hit.address, hit.bytes.escape_ascii());
+//!         found += 1;
+//!         ControlFlow::Continue(())
+//!     })?;
+//! }
+//! assert!(found > 0);
+//! # Ok::<(), rewake_images::ImageError>(())
+//! ```
 
 mod compare;
 mod diff;
