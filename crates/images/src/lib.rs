@@ -55,7 +55,7 @@
 //! Nothing here needs Linux. Input is hostile: sizes are checked against the file before memory is taken, required
 //! fields are checked, and errors name file, entry and byte offset.
 //!
-//! Features that are no modules: `mmap` maps pages files instead of reading them ([`PageStore::bytes`]), `lz4` reads and writes
+//! Features that are no modules: `mmap` maps pages files instead of reading them (`PageStore::bytes`), `lz4` reads and writes
 //! compressed pages.
 
 #[cfg(feature = "archive")]
