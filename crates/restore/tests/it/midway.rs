@@ -34,8 +34,9 @@ impl<F> fmt::Debug for When<F> {
 
 impl<F: FnOnce() + Send> When<F> {
     fn act(&self) {
-        let action = self.action.lock().unwrap().take();
-        if let Some(action) = action {
+        // Threads that come meanwhile wait: they would be through before it has happened.
+        let mut action = self.action.lock().unwrap();
+        if let Some(action) = action.take() {
             action();
         }
     }
