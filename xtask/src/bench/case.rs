@@ -10,6 +10,16 @@ pub(crate) struct Case {
     pub(crate) goals: (f64, f64),
 }
 
+impl Case {
+    /// How many bytes of memory it has, if that is what it is about.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        match self.load {
+            ["--memory", bytes, ..] => bytes.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
 /// The table.
 pub(crate) const ALL: &[Case] = &[
     Case { name: "tiny", load: &[], goals: (1.0 / 3.0, 2.0 / 3.0) },

@@ -68,6 +68,9 @@ impl Stage<'_> {
 
     fn once(&self, tool: Tool, case: &Case, dir: &Path, times: &mut Times) -> Result<()> {
         let pid = start(self.load, case.load, dir)?;
+        if let Some(bytes) = case.memory() {
+            warm(self.load, bytes, dir)?;
+        }
         let images = dir.join("images");
         fs::create_dir(&images)?;
         let tree = pid.to_string();
@@ -123,6 +126,16 @@ pub(super) fn start(load: &Path, args: &[&str], dir: &Path) -> Result<Pid> {
     ensure!(said == "ready", "the process ended before it was ready");
     fs::remove_file(&ready)?;
     Ok(pid)
+}
+
+/// Touches somewhat more memory than a process of `bytes`, small pages and huge ones, and gives it back. The host of a virtual machine
+/// takes back what is free for seconds, and whoever touches it next waits for the host.
+pub(super) fn warm(load: &Path, bytes: u64, dir: &Path) -> Result<()> {
+    let most = (bytes + bytes / 4).to_string();
+    let pid = start(load, &["--memory", &most, "--huge", &most], dir)?;
+    kill(pid, Signal::SIGKILL)?;
+    waitpid(pid, None)?;
+    Ok(())
 }
 
 /// Runs a program; how long it took and its peak of resident memory in KiB.

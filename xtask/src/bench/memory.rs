@@ -11,7 +11,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::measure::start;
+use super::measure::{start, warm};
 use crate::codegen;
 use crate::peer::Peer;
 
@@ -131,7 +131,7 @@ impl Bench<'_> {
             let process = Process::start(self.load, &["--memory", &gib], dir)?;
             // Whoever comes first finds the machine as it was left before: each in turn.
             for turn in 0..3 {
-                self.warm(dir)?;
+                warm(self.load, GIB, process.dir.path())?;
                 match ((turn + round) % 3, ours.as_mut_slice()) {
                     (0, [times, _]) | (1, [_, times]) => {
                         let threads = if (turn + round) % 3 == 0 { "1" } else { "2" };
@@ -184,13 +184,6 @@ impl Bench<'_> {
             mib(cost.peak_kib)
         );
         Ok(())
-    }
-
-    /// Touches as much memory as a capture takes, small pages and huge ones, and gives it back. The host of a virtual machine
-    /// takes back what is free for seconds, and whoever touches it next waits for the host.
-    fn warm(&self, dir: &Path) -> Result<()> {
-        let most = (GIB + GIB / 4).to_string();
-        Process::start(self.load, &["--memory", &most, "--huge", &most], dir).map(drop)
     }
 
     /// A run of rewake whose images are thrown away: its report, and what it took.
