@@ -18,8 +18,11 @@ pub(crate) fn in_order<I: Sync, T: Send, E: Send>(
     look: impl Fn(&I) -> Result<T, E> + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    if threads == 1 || items.len() < WORTH_THREADS {
+    // Asking how many there may be takes a look at control groups: only if it matters.
+    let many = items.len() >= WORTH_THREADS;
+    let threads =
+        if many { thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) } else { 1 };
+    if threads == 1 {
         return items.iter().try_for_each(|item| take(look(item)?));
     }
     thread::scope(|scope| {

@@ -81,10 +81,11 @@ fn cores(writer: &CheckpointWriter, cores: &[(Pid, CoreEntry)]) -> Result<()> {
             Ok(writer.write(Kind::Core, Some(number), core)?)
         })
     };
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if threads == 1 || cores.len() < WORTH_THREADS {
+    if cores.len() < WORTH_THREADS {
         return write(cores);
     }
+    // Asking takes a look at control groups.
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     thread::scope(|scope| {
         let shares = cores.chunks(cores.len().div_ceil(threads));
         let writing: Vec<_> = shares.map(|share| scope.spawn(move || write(share))).collect();

@@ -120,7 +120,9 @@ impl<'a> Verifier<'a> {
     ) -> Result<(Report, Vec<Option<File>>)> {
         let mut report = Report { files: entries.len(), ..Report::default() };
         let mut opened = Vec::with_capacity(entries.len());
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // Asking how many there may be takes a look at control groups: only if it matters.
+        let many = entries.len() >= WORTH_THREADS;
+        let threads = if many { thread::available_parallelism().map_or(1, NonZeroUsize::get) } else { 1 };
         let mut rest = entries;
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(self.batch(rest));
