@@ -12,7 +12,7 @@ use rewake_tracee::ThreadGroup;
 use crate::asked::{ProcessState, ThreadState};
 use crate::error::{DumpError, Result};
 use crate::objects::{DescriptorTable, Refusal, Search, refused};
-use crate::options::{After, DumpOptions};
+use crate::options::DumpOptions;
 use crate::proc::{self, PosixTimer, Stat, Status};
 use crate::{asked, extra, policy, preflight};
 
@@ -21,15 +21,15 @@ use crate::{asked, extra, policy, preflight};
 pub(crate) enum Flags {
     /// While the process runs, for it stands as short as possible. What is mapped is checked when it stands.
     Before,
-    /// When it stands, while it is asked for what only it can tell: no later than that, all is done. For a process that
-    /// is not to go on.
+    /// When it stands, while it is asked for what only it can tell: nothing can change any more. For a process that stands anyway
+    /// while its memory is copied.
     Standing,
 }
 
 impl Flags {
     pub(crate) fn of(options: &DumpOptions, rounds: bool) -> Self {
         // Whoever tracks writes has to know the flags before.
-        let early = options.after == After::LeaveRunning || rounds || options.parent.is_some();
+        let early = options.wants_snapshot() || rounds || options.parent.is_some();
         if early { Self::Before } else { Self::Standing }
     }
 }
@@ -111,4 +111,26 @@ fn children(pid: Pid) -> Result<DumpError> {
         ("tracing".to_owned(), Refusal { reason, remedy: "have it detach first" })
     });
     Ok(refused(pid, &object, refusal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::After;
+
+    #[test]
+    fn flags_are_read_early_only_for_dumps_that_are_to_be_short() {
+        let options = |change: fn(&mut DumpOptions)| {
+            let mut options = DumpOptions::new(Pid::from_raw(1), "nowhere");
+            change(&mut options);
+            options
+        };
+        assert_eq!(Flags::of(&options(|_| {}), false), Flags::Standing);
+        assert_eq!(Flags::of(&options(|o| o.after = After::LeaveRunning), false), Flags::Standing);
+        assert_eq!(Flags::of(&options(|o| o.snapshot = true), false), Flags::Standing, "it is killed");
+        let snapshot = options(|o| (o.snapshot, o.after) = (true, After::LeaveRunning));
+        assert_eq!(Flags::of(&snapshot, false), Flags::Before);
+        assert_eq!(Flags::of(&options(|o| o.parent = Some("../1".into())), false), Flags::Before);
+        assert_eq!(Flags::of(&options(|_| {}), true), Flags::Before);
+    }
 }

@@ -86,6 +86,11 @@ impl DumpOptions {
         }
     }
 
+    /// Whether the memory is to be read from a copy of the process.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        self.snapshot && self.after == After::LeaveRunning
+    }
+
     /// All memory was copied: what went elsewhere must be safe before the checkpoint takes its place.
     pub(crate) fn memory_is_complete(&self) -> Result<()> {
         self.go_on()?;

@@ -73,7 +73,7 @@ pub(crate) fn dump_with(options: &DumpOptions, tracking: Option<&mut Tracking>) 
     // What changed since a parent of another run nobody has watched. It is compared now, while the process runs and its
     // writes are seen, so that only those are left to look at when it stands. A snapshot is compared when it runs again.
     let (mut before, mut same) = (None, None);
-    if !wants_snapshot(options) && !tracking.is_lasting() {
+    if !options.wants_snapshot() && !tracking.is_lasting() {
         let compared = parent.as_ref().filter(|parent| parent.has_private() && !rounds);
         if compared.is_some() {
             tracking.look(&areas, &mut report)?;
@@ -184,14 +184,9 @@ pub(crate) fn finished(options: &DumpOptions, report: &DumpReport) -> Result<()>
     Ok(())
 }
 
-/// Whether the memory is to be read from a copy of the process.
-fn wants_snapshot(options: &DumpOptions) -> bool {
-    options.snapshot && options.after == After::LeaveRunning
-}
-
 /// A copy of the process to read its memory from, if that is asked for and possible.
 fn take_snapshot(options: &DumpOptions, group: &mut ThreadGroup, areas: &[Area]) -> Result<Option<Snapshot>> {
-    if !wants_snapshot(options) {
+    if !options.wants_snapshot() {
         return Ok(None);
     }
     if !snapshot::holds_all(areas) {
