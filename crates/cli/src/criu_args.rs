@@ -4,6 +4,15 @@
 //! refuses in any case, with a reason. Options that would have to change what is restored (`--inherit-fd`, `--join-ns`) are
 //! not here: they are unknown until they work. `docs/criu-options.md` lists all of them.
 
+/// As [`CriuArgs`], of commands that have no use for what a dump makes use of.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OtherCriuArgs {
+    #[arg(short = 'l', long, hide = true)]
+    file_locks: bool,
+    #[command(flatten)]
+    criu: CriuArgs,
+}
+
 /// Taken and without effect. Hidden, for the help shows what does something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CriuArgs {

@@ -11,11 +11,8 @@ pub(crate) struct Args {
     pub(crate) images_dir: PathBuf,
     #[command(flatten)]
     pub(crate) log: crate::log::LogFile,
-    // CRIU has it for all commands.
-    #[arg(short = 'l', long, hide = true)]
-    file_locks: bool,
     #[command(flatten)]
-    criu: crate::criu_args::CriuArgs,
+    criu: crate::criu_args::OtherCriuArgs,
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {

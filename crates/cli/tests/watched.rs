@@ -80,6 +80,19 @@ fn verdict(workload: &Workload) -> String {
     workload.wait_result(PATIENCE).unwrap_or_else(|error| format!("FAIL {error}"))
 }
 
+/// A terminal: a thread that gives what was written to it once nobody has its other side any more, and that side.
+fn terminal_screen() -> (std::thread::JoinHandle<String>, std::os::fd::OwnedFd) {
+    let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).unwrap();
+    let screen = std::thread::spawn(move || {
+        let (mut text, mut screen) = (Vec::new(), File::from(pty.master));
+        // Ends with an error when nobody has the other side any more.
+        let _ = screen.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    (screen, pty.slave)
+}
+
 fn empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
@@ -146,20 +159,13 @@ kernel_test! {
         for (terminal, json, expected) in [(true, false, true), (true, true, false), (false, false, false)] {
             let dir = tempfile::tempdir().unwrap();
             let workload = Workload::spawn("churn", dir.path()).unwrap();
-            let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-            let pty = openpty(Some(&size), None).unwrap();
             let plain = dir.path().join("said");
-            let screen = std::thread::spawn(move || {
-                let (mut text, mut screen) = (Vec::new(), File::from(pty.master));
-                // Ends with an error when nobody has the other end any more.
-                let _ = screen.read_to_end(&mut text);
-                String::from_utf8_lossy(&text).into_owned()
-            });
+            let (screen, side) = terminal_screen();
             let (mut child, kept) = with_server(
                 &workload,
                 "dump",
                 |command| {
-                    let stderr = if terminal { Stdio::from(pty.slave) } else { File::create(&plain).unwrap().into() };
+                    let stderr = if terminal { Stdio::from(side) } else { File::create(&plain).unwrap().into() };
                     command.stdout(File::create(dir.path().join("out")).unwrap()).stderr(stderr).arg("-R");
                     if json {
                         command.arg("--json");
@@ -186,16 +192,10 @@ fn a_long_conversion_has_a_bar_on_a_terminal() {
     for to_file in [true, false] {
         let json = dir.path().join(format!("json-{to_file}"));
         nix::unistd::mkfifo(&json, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).unwrap();
-        let screen = std::thread::spawn(move || {
-            let (mut text, mut screen) = (Vec::new(), File::from(pty.master));
-            let _ = screen.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        });
+        let (screen, side) = terminal_screen();
         let image = dir.path().join("image");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rewake"));
-        command.args(["crit", "encode", "-i"]).arg(&json).stdout(Stdio::null()).stderr(pty.slave);
+        command.args(["crit", "encode", "-i"]).arg(&json).stdout(Stdio::null()).stderr(side);
         if to_file {
             command.arg("-o").arg(&image);
         }
@@ -203,6 +203,7 @@ fn a_long_conversion_has_a_bar_on_a_terminal() {
         drop(command);
         let mut writer = File::options().write(true).open(&json).unwrap();
         writer.write_all(b"{\"magic\": \"PAGEMAP\", \"entries\": [").unwrap();
+        // As above: the time that the tool has to wait for the rest is what is tested.
         std::thread::sleep(LONG);
         writer.write_all(b"{\"pages_id\": 1}]}").unwrap();
         drop(writer);
