@@ -117,9 +117,9 @@ impl Ghost {
     }
 }
 
-/// Extended attributes of the file behind a path, but for the label that a security module gives every file.
+/// Extended attributes of the file behind a path, but for those that security modules give every file themselves.
 fn attributes(path: &str) -> std::io::Result<Vec<AttributeExtra>> {
-    const LABELS: [&[u8]; 2] = [b"security.selinux", b"security.SMACK64"];
+    const LABELS: [&[u8]; 4] = [b"security.selinux", b"security.SMACK64", b"security.ima", b"security.evm"];
     // What the kernel limits them to: XATTR_LIST_MAX and XATTR_SIZE_MAX.
     const MOST: usize = 64 << 10;
     let mut names = vec![0; MOST];

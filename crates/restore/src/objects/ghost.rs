@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, mkfifo};
 use rewake_images::extra::GhostExtra;
@@ -130,8 +130,12 @@ fn create_at(path: &Path, wanted: Wanted<'_>, checkpoint: &Checkpoint) -> Result
         fchown(file, owner.0, owner.1).map_err(errno("change the owner of"))?;
         fchmod(file, mode).map_err(errno("change the mode of"))?;
         for attribute in wanted.extra.iter().flat_map(|extra| &extra.attributes) {
-            rustix::fs::fsetxattr(file, attribute.name.as_slice(), &attribute.value, XattrFlags::empty())
-                .map_err(|errno| failed("set an extended attribute of")(errno.into()))?;
+            let name = attribute.name.as_slice();
+            if let Err(error) = rustix::fs::fsetxattr(file, name, &attribute.value, XattrFlags::empty()) {
+                // Another file system may have none, and no file is worth more without a process.
+                let name = String::from_utf8_lossy(name);
+                tracing::warn!(path = %path.display(), %name, %error, "an extended attribute of a deleted file is lost");
+            }
         }
         let [accessed, changed] = times(&entry);
         futimens(file, &accessed, &changed).map_err(errno("change the times of"))
@@ -158,9 +162,19 @@ fn create_at(path: &Path, wanted: Wanted<'_>, checkpoint: &Checkpoint) -> Result
             mkfifo(path, mode).map_err(errno("create"))?;
             let [accessed, changed] = times(&entry);
             fchownat(AT_FDCWD, path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(errno("change the owner of"))?;
-            utimensat(AT_FDCWD, path, &accessed, &changed, UtimensatFlags::NoFollowSymlink)
-                .map_err(errno("change the times of"))?;
+                .map_err(errno("change the owner of"))
+                // Some bits may have been masked.
+                .and_then(|()| {
+                    fchmodat(AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)
+                        .map_err(errno("change the mode of"))
+                })
+                .and_then(|()| {
+                    utimensat(AT_FDCWD, path, &accessed, &changed, UtimensatFlags::NoFollowSymlink)
+                        .map_err(errno("change the times of"))
+                })
+                .inspect_err(|_| {
+                    let _ = std::fs::remove_file(path);
+                })?;
             Ok(Ghost::File(path.to_owned()))
         }
         libc::S_IFDIR => {

@@ -39,7 +39,10 @@ pub(super) fn open(entry: &TimerfdEntry) -> Result<OwnedFd> {
         let now =
             clock_gettime(ClockId::from_raw(clock)).map_err(RestoreError::call("clock_gettime", object()))?;
         let [.., sec, nsec] = &mut times;
-        let total = nsec.saturating_add(now.tv_nsec());
+        if *nsec >= NANOSECONDS {
+            return Err(lies());
+        }
+        let total = *nsec + now.tv_nsec();
         *sec = sec.saturating_add(now.tv_sec()).saturating_add(total / NANOSECONDS);
         *nsec = total % NANOSECONDS;
     }

@@ -35,9 +35,17 @@ pub(crate) fn ghost(stage: &Stage) -> Check {
     let mapped = mem::Area::map(0, 4, mem::RW, libc::MAP_SHARED, first.as_raw_fd(), 0).at("map the ghost")?;
     fs::remove_file(&path)?;
     fs::remove_file(&empty)?;
+    // With bits that a usual umask takes away.
+    let fifo = stage.path("ghost-fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    fs::set_permissions(&fifo, fs::Permissions::from_mode(0o666))?;
+    let pipe = File::options().read(true).write(true).open(&fifo)?;
+    fs::remove_file(&fifo)?;
 
     stage.freeze()?;
 
+    ensure_eq!(pipe.metadata()?.mode() & 0o7777, 0o666, "mode of the named pipe");
+    ensure!(!fifo.exists(), "the name of the pipe came back");
     ensure!(!path.exists() && !empty.exists(), "the names came back");
     ensure_eq!(first.stream_position()?, 5000, "offset");
     let mut read = vec![0; contents.len()];
