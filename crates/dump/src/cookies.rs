@@ -3,7 +3,7 @@
 //! A cookie belongs to the open file the task has, reached through `/proc/PID/fd` and `map_files`, whatever its path
 //! leads to now. That nothing changed between the hash and the freeze is told by device, inode, size and time stamps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,19 +111,22 @@ impl FileCookies {
             role.writable |= writable(reg.flags);
             role.executable |= executable.contains(&reg.id);
         }
+        let leased: HashSet<Identity> =
+            named.iter().filter(|file| file.leased).map(|file| identity(&file.state)).collect();
         for file in &named {
             let role = roles.get(&identity(&file.state)).copied().unwrap_or_default();
             if let Some(reg) = file.entry(files) {
-                self.one(file, role, reg);
+                self.one(file, role, leased.contains(&identity(&file.state)), reg);
             }
         }
         self.report.bytes_hashed = self.hashing.bytes_hashed();
     }
 
-    fn one(&mut self, file: &NamedFile, role: Role, reg: &mut RegFileEntry) {
+    fn one(&mut self, file: &NamedFile, role: Role, leased: bool, reg: &mut RegFileEntry) {
         self.report.files += 1;
         let path = Path::new(&reg.name);
-        let asked = asked(&self.options.policy, path, role);
+        // A lease would be broken by opening the file, and with it, most likely, the program.
+        let asked = if leased { Parts::SIZE } else { asked(&self.options.policy, path, role) };
         // The contents of a deleted file go along, nothing can take its place.
         let parts = if file.deleted { Parts { build_id: asked.build_id, ..Parts::SIZE } } else { asked };
         let cookie = match self.hashing.known(&file.state, parts) {
@@ -249,6 +252,10 @@ fn seen(pid: Pid, areas: &[Area], descriptors: &[Glance]) -> Vec<Seen> {
     for glance in descriptors {
         let link = || PathBuf::from(format!("/proc/{pid}/fd/{}", glance.fd));
         note(FileState::from(&glance.stat), &link, false, writable(glance.flags));
+    }
+    // To hash one would break the lease.
+    for glance in descriptors.iter().filter(|glance| glance.leased) {
+        all.remove(&identity(&FileState::from(&glance.stat)));
     }
     all.into_values().collect()
 }

@@ -26,6 +26,8 @@ pub(crate) struct Glance {
     pub(crate) link: PathBuf,
     /// File locks and leases taken through it, as proc_locks(5) has them.
     pub(crate) locks: Vec<String>,
+    /// There may be a lease: opening the file would break it, and the signal that tells of that ends most programs.
+    pub(crate) leased: bool,
 }
 
 /// An open file of the task, in our hands as well.
@@ -115,9 +117,10 @@ impl DescriptorTable {
         let stat = fstat(&dup).map_err(call("fstat"))?;
         let flags = sys::status_flags(dup.as_fd()).map_err(call("fcntl"))?;
         let link = self.name(&dup).map_err(call("readlink"))?;
+        let leased = holds_locks(&stat) && sys::may_be_leased(dup.as_fd());
         let looks = match search {
-            Search::Kinds => false,
-            Search::Quick => sys::may_be_locked(dup.as_fd()) || sys::may_be_leased(dup.as_fd()),
+            Search::Kinds => leased,
+            Search::Quick => leased || sys::may_be_locked(dup.as_fd()),
             Search::Thorough => true,
         };
         let mut locks = Vec::new();
@@ -125,7 +128,7 @@ impl DescriptorTable {
             let info = self.info(&self.infos, fd)?;
             locks = info.map(|info| info.locks().map(str::to_owned).collect()).unwrap_or_default();
         }
-        Ok(Some(Glance { fd, stat, flags, link, locks }))
+        Ok(Some(Glance { fd, stat, flags, link, locks, leased }))
     }
 
     /// Takes descriptor `fd` of a process that stands; `None` if it is not open. `seen` is what was seen of this number

@@ -72,6 +72,8 @@ pub(crate) struct NamedFile {
     /// Leads to the very file the task has.
     pub(crate) link: PathBuf,
     pub(crate) deleted: bool,
+    /// There is a lease, which opening it would break.
+    pub(crate) leased: bool,
 }
 
 impl NamedFile {
@@ -149,7 +151,8 @@ impl FileTable {
         let entry = match kind {
             ObjectKind::Path => {
                 let path = self.path_of_open(&file, id).map_err(&refused)?;
-                self.note_cookie(&file.stat, format!("/proc/{}/fd/{}", file.pid, file.fd));
+                let leased = file.locks().any(|lock| lock.contains("LEASE"));
+                self.note_cookie(&file.stat, format!("/proc/{}/fd/{}", file.pid, file.fd), leased);
                 regfile::file_entry(regfile::survey(&file, path, id))
             }
             ObjectKind::Memfd => {
@@ -229,7 +232,7 @@ impl FileTable {
             let name = self.path_of(&stat, &path, file.as_fd(), id);
             let name =
                 name.map_err(|refusal| refused(pid, &format!("{link} ({})", path.display()), refusal))?;
-            self.note_cookie(&stat, format!("/proc/{pid}/{link}"));
+            self.note_cookie(&stat, format!("/proc/{pid}/{link}"), false);
             regfile::file_entry(regfile::named(name, &stat, flags, id))
         };
         self.entries.push(entry);
@@ -304,11 +307,11 @@ impl FileTable {
     }
 
     /// The entry that is made next is of this file.
-    fn note_cookie(&mut self, stat: &FileStat, link: String) {
+    fn note_cookie(&mut self, stat: &FileStat, link: String, leased: bool) {
         let state = FileState::from(stat);
         if state.is_regular() {
             let (place, deleted) = (self.entries.len(), stat.st_nlink == 0);
-            self.named.push(NamedFile { place, state, link: link.into(), deleted });
+            self.named.push(NamedFile { place, state, link: link.into(), deleted, leased });
         }
     }
 }

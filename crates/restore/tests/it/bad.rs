@@ -253,6 +253,25 @@ kernel_test! {
 }
 
 kernel_test! {
+    /// The signal of a lease that is broken would end it.
+    fn a_leased_file_is_not_opened_by_a_dump() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("leased");
+        std::fs::write(&file, [1; 5000]).unwrap();
+        let (mut child, pid) = python(&file, "f=open(sys.argv[1],'r+'); fcntl.fcntl(f,fcntl.F_SETLEASE,fcntl.F_WRLCK)");
+        let mut options = DumpOptions::new(pid, dir.path().join("images"));
+        options.after = rewake_dump::After::LeaveRunning;
+        options.file_locks = true;
+        dump(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(child.try_wait().unwrap().is_none(), "it was ended");
+        let info = |fd: u32| std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+        assert!((3..9).any(|fd| info(fd).contains("LEASE  ACTIVE")), "the lease is gone");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+kernel_test! {
     fn a_lock_that_somebody_took_meanwhile_is_told_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let workload = Workload::spawn("file-locks", dir.path()).unwrap();
